@@ -1,0 +1,1 @@
+"""The Kubernetes object model, pure: resources, schemas, patches, selectors, tables."""

@@ -1,0 +1,1 @@
+"""One job each; independent of one another."""

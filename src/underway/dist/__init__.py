@@ -1,0 +1,1 @@
+"""The all-in-one: command line, supervisor, processes. Where client and server meet."""

@@ -1,0 +1,5 @@
+"""The seam: what a capability says of itself, and the ports through which they cooperate."""
+
+from underway.kit.capability import Capability, Error, Probe, Process, Ready, Route, Skip
+
+__all__ = ["Capability", "Error", "Probe", "Process", "Ready", "Route", "Skip"]

@@ -1,0 +1,88 @@
+"""The Capability manifest: data only, so that reading every manifest costs milliseconds.
+
+Members that name code are ``"module:attr"`` strings, loaded when they are used.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+
+@dataclass(frozen=True, slots=True)
+class Ready:
+    """The capability can run here."""
+
+
+@dataclass(frozen=True, slots=True)
+class Skip:
+    """The capability cannot run here, for a reason that is nobody's fault."""
+
+    reason: str
+    remedy: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Error:
+    """The capability should run here and cannot."""
+
+    reason: str
+    remedy: str = ""
+
+
+Probe = Ready | Skip | Error
+
+
+@dataclass(frozen=True, slots=True)
+class Process:
+    """A process of its own that the supervisor keeps running.
+
+    ``main`` is ``"module:attr"`` of ``(Home) -> None``, which runs until SIGTERM.
+    """
+
+    name: str
+    main: str
+
+
+@dataclass(frozen=True, slots=True)
+class Route:
+    """An HTTP service hosted by the control-plane process on a port of its own.
+
+    ``app`` is ``"module:attr"`` of ``(Home, Ports) -> Handler``. ``endpoint`` is its name in
+    ``underway status``; ``port_setting`` the field of ``Settings`` that holds the port.
+    """
+
+    endpoint: str
+    app: str
+    port_setting: str
+
+
+@dataclass(frozen=True)
+class Capability:
+    """What one capability is made of.
+
+    Attributes:
+        id: the folder's name.
+        summary: one line for ``underway capability list``.
+        crds: resource files of CustomResourceDefinitions, as ``"package:file.yaml"``.
+        controllers: ``"module:attr"`` of ``(Manager) -> None``, which adds its controllers.
+        processes: processes of its own.
+        commands: command name -> ``"module:attr"`` of a click command.
+        routes: HTTP services.
+        provides: port name (see ``kit.ports``) -> ``"module:attr"`` of ``(Home) -> port``.
+        requires: names of ports that must be there before this capability starts.
+        probe: ``"module:attr"`` of ``() -> Probe``; always Ready where empty.
+        embedded_only: whether a real cluster brings this itself.
+    """
+
+    id: str
+    summary: str
+    crds: tuple[str, ...] = ()
+    controllers: tuple[str, ...] = ()
+    processes: tuple[Process, ...] = ()
+    commands: Mapping[str, str] = field(default_factory=dict)
+    routes: tuple[Route, ...] = ()
+    provides: Mapping[str, str] = field(default_factory=dict)
+    requires: tuple[str, ...] = ()
+    probe: str = ""
+    embedded_only: bool = False

@@ -1,0 +1,1 @@
+"""What touches the kernel: namespaces, mounts, cgroups, layers, links, nftables."""

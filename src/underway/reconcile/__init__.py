@@ -1,0 +1,1 @@
+"""The operator SDK: caches, queues, controllers, managers, leases, events."""

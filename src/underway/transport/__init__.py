@@ -1,0 +1,1 @@
+"""Bytes over sockets: the HTTP front, the HTTP client, TLS, upgraded streams."""

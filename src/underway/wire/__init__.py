@@ -1,0 +1,1 @@
+"""Formats and protocols as bytes <-> values. Nothing here does IO."""
