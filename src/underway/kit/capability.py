@@ -65,7 +65,9 @@ class Capability:
         id: the folder's name.
         summary: one line for ``underway capability list``.
         crds: resource files of CustomResourceDefinitions, as ``"package:file.yaml"``.
-        controllers: ``"module:attr"`` of ``(Manager) -> None``, which adds its controllers.
+        controllers: ``"module:attr"`` of ``(Manager, Home) -> None``, which adds its controllers
+            to the control plane's manager (see ``reconcile.Manager``).
+        node_controllers: the same, run by the node process, as the node's user.
         processes: processes of its own.
         commands: command name -> ``"module:attr"`` of a click command.
         routes: HTTP services.
@@ -79,6 +81,7 @@ class Capability:
     summary: str
     crds: tuple[str, ...] = ()
     controllers: tuple[str, ...] = ()
+    node_controllers: tuple[str, ...] = ()
     processes: tuple[Process, ...] = ()
     commands: Mapping[str, str] = field(default_factory=dict)
     routes: tuple[Route, ...] = ()
