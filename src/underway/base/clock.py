@@ -88,8 +88,8 @@ class FakeClock:
 
 def rfc3339(moment: datetime, *, micro: bool = False) -> str:
     """``metav1.Time`` (or ``MicroTime``) text: ``2026-01-01T00:00:00Z``."""
-    text = moment.astimezone(UTC).strftime("%Y-%m-%dT%H:%M:%S")
-    return f"{text}.{moment.microsecond:06d}Z" if micro else f"{text}Z"
+    text = moment.astimezone(UTC).isoformat(timespec="microseconds" if micro else "seconds")
+    return f"{text.removesuffix('+00:00')}Z"
 
 
 def parse_rfc3339(text: str) -> datetime:

@@ -226,6 +226,12 @@ class Client:
         """Any other call; the response's body may be a stream."""
         return await self._send(method, path, query, body, content_type)
 
+    async def aclose(self) -> None:
+        """Close the connections behind the handler, where it has any."""
+        aclose = getattr(self._handler, "aclose", None)
+        if aclose is not None:
+            await aclose()
+
     async def _object(
         self,
         method: str,

@@ -70,9 +70,12 @@ class Capability:
         node_controllers: the same, run by the node process, as the node's user.
         processes: processes of its own.
         commands: command name -> ``"module:attr"`` of a click command.
+        command_summaries: command name -> the line it has in ``underway --help``.
         routes: HTTP services.
         provides: port name (see ``kit.ports``) -> ``"module:attr"`` of ``(Home) -> port``.
         requires: names of ports that must be there before this capability starts.
+        teardown: ``"module:attr"`` of ``(Home) -> None``: after the processes have ended, take
+            away what outlives them (containers, mounts, links, tables). Blocking, repeatable.
         probe: ``"module:attr"`` of ``() -> Probe``; always Ready where empty.
         embedded_only: whether a real cluster brings this itself.
     """
@@ -84,8 +87,10 @@ class Capability:
     node_controllers: tuple[str, ...] = ()
     processes: tuple[Process, ...] = ()
     commands: Mapping[str, str] = field(default_factory=dict)
+    command_summaries: Mapping[str, str] = field(default_factory=dict)
     routes: tuple[Route, ...] = ()
     provides: Mapping[str, str] = field(default_factory=dict)
     requires: tuple[str, ...] = ()
+    teardown: str = ""
     probe: str = ""
     embedded_only: bool = False

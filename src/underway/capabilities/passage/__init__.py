@@ -1,0 +1,1 @@
+"""From source code to a running application: the Passage, `ship` and `explain`."""

@@ -1,0 +1,65 @@
+"""What a platform needs before its processes start: settings, certificates, kubeconfig."""
+
+from __future__ import annotations
+
+import os
+import socket
+from collections.abc import Mapping
+
+import msgspec
+
+from underway.base.errors import Forbidden
+from underway.base.home import Home, Settings
+from underway.client import kubeconfig
+from underway.linux import network
+from underway.transport import pki
+
+
+def prepare(home: Home, ports: Mapping[str, int]) -> Settings:
+    """Choose settings at the first start, and make certificates and kubeconfig.
+
+    Args:
+        home: where the platform's state lies.
+        ports: names of ``Settings`` ports -> the port asked for; 0 picks a free one.
+
+    Raises:
+        Forbidden: not started as root.
+    """
+    if os.geteuid() != 0:
+        raise Forbidden(
+            "the platform must be started as root",
+            hint="namespaces, mounts and nftables need it; run it with sudo",
+        )
+    first = not home.settings_file.exists()
+    settings = home.load_settings()
+    chosen = {name: port or _free_port() for name, port in ports.items()}
+    if first:
+        chosen |= {
+            "pod_cidr": network.free_pod_cidr(),
+            "service_cidr": network.free_service_cidr(),
+        }
+    if first or chosen:
+        settings = msgspec.structs.replace(settings, **chosen)
+        home.save_settings(settings)
+    home.root.chmod(0o711)
+    pki.ensure_pki(home, settings)
+    _write_kubeconfig(home, settings)
+    return settings
+
+
+def _write_kubeconfig(home: Home, settings: Settings) -> None:
+    kubeconfig.write(
+        home.kubeconfig,
+        server=f"https://{settings.bind_address}:{settings.api_port}",
+        ca_pem=(home.pki / "ca.crt").read_bytes(),
+        cert_pem=(home.pki / "admin.crt").read_bytes(),
+        key_pem=(home.pki / "admin.key").read_bytes(),
+        name="underway",
+    )
+
+
+def _free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port: int = probe.getsockname()[1]
+        return port
