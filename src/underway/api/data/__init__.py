@@ -1,0 +1,1 @@
+"""Generated indexes of Kubernetes' built-in types."""
