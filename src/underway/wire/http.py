@@ -33,6 +33,10 @@ class ByteStream(Protocol):
         """
         ...
 
+    def write_eof(self) -> None:
+        """End our direction; what the peer still sends can be read."""
+        ...
+
     def close(self) -> None:
         """End both directions."""
         ...
