@@ -1,0 +1,345 @@
+"""Unpacked image layers, each once, shared by every build and pod of the platform.
+
+A layer is known by its diff id: the sha256 of its uncompressed tar stream. It lies as an overlayfs
+lower directory at ``sha256/HEX/tree`` below the store. It is made in ``scratch/`` and renamed into
+place, so a reader sees a whole layer or none.
+
+Power cuts: a renamed directory may have lost its contents when the machine starts again. Until
+``settle`` has written everything out, a layer is marked with the boot it was made in, and counts
+as missing in any other.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import hashlib
+import os
+import re
+import secrets
+import shutil
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import IO, cast
+
+import zstandard
+from isal import isal_zlib
+
+from underway.base.errors import BadRequest, InternalError
+from underway.linux import layer_tar
+from underway.linux.layer_tar import Mtimes
+from underway.linux.mounts import mount_overlay, sync_filesystem, unmount
+
+__all__ = ["CommittedLayer", "LayerStore", "Mtimes", "Scratch", "mount_overlay", "unmount"]
+
+LAYER_BYTES_MAX = 32 << 30
+GZIP_LEVEL = 1  # isal's levels trade little size for much time
+LAYER_MEDIA_TYPE = "application/vnd.oci.image.layer.v1.tar+gzip"
+
+_DIGEST = re.compile(r"sha256:([0-9a-f]{64})")
+_BOOT_ID = Path("/proc/sys/kernel/random/boot_id")
+
+
+@dataclass(frozen=True, slots=True)
+class CommittedLayer:
+    """A layer made here; ``digest`` and ``size_bytes`` are those of the gzip file ``blob``."""
+
+    diff_id: str
+    digest: str
+    size_bytes: int
+    blob: Path
+    media_type: str = LAYER_MEDIA_TYPE
+
+
+@dataclass(frozen=True, slots=True)
+class Scratch:
+    """Room to work in on the store's file system: overlay ``upper`` and ``work``, and ``root``."""
+
+    root: Path
+    upper: Path
+    work: Path
+
+
+class LayerStore:
+    """The layers below one directory. Safe to use from several processes at once."""
+
+    def __init__(self, root: Path) -> None:
+        self._root = root
+        self._layers = root / "sha256"
+        self._scratch = root / "scratch"
+        self._locks = root / "locks"
+
+    def has(self, diff_id: str) -> bool:
+        """Whether the layer is here, whole."""
+        entry = self._entry(diff_id)
+        if not (entry / "tree").is_dir():
+            return False
+        try:
+            return (entry / "boot").read_text() == _BOOT_ID.read_text()
+        except FileNotFoundError:
+            return True
+
+    def path(self, diff_id: str) -> Path:
+        """The layer's directory, to be mounted as a lower one; never to be written to."""
+        return self._entry(diff_id) / "tree"
+
+    def ids(self) -> list[str]:
+        """The diff ids of all layers here."""
+        if not self._layers.is_dir():
+            return []
+        return [i for i in (f"sha256:{p.name}" for p in self._layers.iterdir()) if self.has(i)]
+
+    def unpack(self, diff_id: str, chunks: Iterable[bytes], media_type: str) -> Path:
+        """Unpack a layer unless it is here, and return its directory.
+
+        Args:
+            diff_id: ``sha256:HEX`` of the uncompressed stream.
+            chunks: the blob, compressed as ``media_type`` says (gzip, zstd or not at all).
+            media_type: OCI or Docker layer media type.
+
+        Raises:
+            BadRequest: the stream is broken, unsafe, too large or not the one promised.
+        """
+        with self._locked(diff_id):
+            if self.has(diff_id):
+                return self.path(diff_id)
+            with self.scratch() as scratch:
+                tree = scratch.upper
+                stream = _Stream(decompressed(chunks, media_type))
+                try:
+                    layer_tar.unpack(stream, tree)
+                except OSError as error:
+                    raise InternalError(f"cannot unpack layer {diff_id}: {error}") from error
+                actual = stream.drain()
+                if actual != diff_id:
+                    raise BadRequest(f"layer {diff_id} is in truth {actual}")
+                return self._adopt(diff_id, tree)
+
+    def commit(self, upper: Path, blobs: Path, mtimes: Mtimes) -> CommittedLayer:
+        """Make a layer of an unmounted overlay upper directory, which the store takes over.
+
+        ``upper`` must come from this store's ``scratch``. The same files give the same digests
+        at any time (see ``Mtimes``). The blob is written to ``blobs/HEX``.
+        """
+        blobs.mkdir(parents=True, exist_ok=True)
+        aside = blobs / f".{secrets.token_hex(6)}"
+        plain, packed, size = hashlib.sha256(), hashlib.sha256(), 0
+        deflate = isal_zlib.compressobj(GZIP_LEVEL, wbits=31)
+        try:
+            with aside.open("wb", buffering=1 << 20) as blob:
+
+                def emit(data: bytes) -> None:
+                    nonlocal size
+                    packed.update(data)
+                    size += blob.write(data)
+
+                def feed(data: bytes) -> None:
+                    plain.update(data)
+                    emit(deflate.compress(data))
+
+                layer_tar.pack(upper, mtimes, feed)
+                emit(deflate.flush())
+            diff_id, digest = f"sha256:{plain.hexdigest()}", f"sha256:{packed.hexdigest()}"
+            final = blobs / packed.hexdigest()
+            aside.replace(final)
+        except OSError as error:
+            raise InternalError(f"cannot pack a layer: {error}") from error
+        finally:
+            aside.unlink(missing_ok=True)
+        with self._locked(diff_id):
+            if not self.has(diff_id):
+                self._adopt(diff_id, upper)
+        return CommittedLayer(diff_id, digest, size, final)
+
+    def mount(
+        self,
+        diff_ids: Iterable[str],
+        target: Path,
+        upper: Path | None = None,
+        work: Path | None = None,
+        *,
+        volatile: bool = False,
+    ) -> None:
+        """Mount layers, given bottom first as an image's config lists them, at ``target``."""
+        lowers = [self.path(diff_id) for diff_id in diff_ids][::-1]
+        mount_overlay(lowers, upper, work, target, volatile=volatile)
+
+    @contextlib.contextmanager
+    def scratch(self) -> Iterator[Scratch]:
+        """A working directory, gone afterwards; one left by a killed process goes before."""
+        self._scratch.mkdir(parents=True, exist_ok=True)
+        self._sweep()
+        room = self._scratch / secrets.token_hex(6)
+        room.mkdir(mode=0o700)
+        held = os.open(room, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        fcntl.flock(held, fcntl.LOCK_EX)
+        try:
+            made = Scratch(room, room / "upper", room / "work")
+            for each in (made.upper, made.work):
+                each.mkdir()
+                each.chmod(0o755)
+            yield made
+        finally:
+            _remove(room)
+            os.close(held)
+
+    def settle(self) -> None:
+        """Write out all layers made so far, so that they outlive a power cut."""
+        if not self._layers.is_dir():
+            return
+        marks = [mark for mark in self._layers.glob("*/boot") if self.has(_id_of(mark.parent))]
+        if marks:
+            sync_filesystem(self._layers)
+            for mark in marks:
+                mark.unlink(missing_ok=True)
+
+    def remove(self, diff_id: str) -> None:
+        """Forget a layer that nothing uses any more."""
+        with self._locked(diff_id):
+            self._discard(self._entry(diff_id))
+
+    def _entry(self, diff_id: str) -> Path:
+        match = _DIGEST.fullmatch(diff_id)
+        if not match:
+            raise BadRequest(f"not a sha256 digest: {diff_id[:80]!r}")
+        return self._layers / match[1]
+
+    def _adopt(self, diff_id: str, tree: Path) -> Path:
+        entry = self._entry(diff_id)
+        self._layers.mkdir(parents=True, exist_ok=True)
+        self._discard(entry)
+        staged = tree.with_name(f"{tree.name}.layer")
+        staged.mkdir()
+        (staged / "boot").write_text(_BOOT_ID.read_text())
+        tree.rename(staged / "tree")
+        staged.rename(entry)
+        return entry / "tree"
+
+    def _discard(self, entry: Path) -> None:
+        if entry.exists():
+            self._scratch.mkdir(parents=True, exist_ok=True)
+            dead = self._scratch / secrets.token_hex(6)
+            entry.rename(dead)
+            _remove(dead)
+
+    def _sweep(self) -> None:
+        for room in self._scratch.iterdir():
+            try:
+                descriptor = os.open(room, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+            except OSError:
+                continue  # its owner has just removed it
+            try:
+                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                _remove(room)
+            except BlockingIOError:
+                continue
+            finally:
+                os.close(descriptor)
+
+    @contextlib.contextmanager
+    def _locked(self, diff_id: str) -> Iterator[None]:
+        self._locks.mkdir(parents=True, exist_ok=True)
+        with (self._locks / self._entry(diff_id).name).open("w") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            yield
+
+
+def decompressed(chunks: Iterable[bytes], media_type: str) -> Iterator[bytes]:
+    """A layer blob's tar stream.
+
+    Raises:
+        BadRequest: the media type is not a layer's, or the data are not compressed as it says.
+    """
+    if media_type.endswith(("+gzip", ".gzip")):
+        return _inflate(chunks)
+    if media_type.endswith("+zstd"):
+        return _unzstd(chunks)
+    if media_type.endswith((".tar", ".layer.v1.tar")):
+        return iter(chunks)
+    raise BadRequest(f"layers of type {media_type} cannot be unpacked")
+
+
+def _inflate(chunks: Iterable[bytes]) -> Iterator[bytes]:
+    inflate = isal_zlib.decompressobj(wbits=31)
+    started = False
+    try:
+        for chunk in chunks:
+            data = chunk
+            while data:
+                if inflate.eof:  # gzip files may be several, one after another
+                    inflate, started = isal_zlib.decompressobj(wbits=31), False
+                started = True
+                yield inflate.decompress(data, layer_tar.CHUNK_BYTES)
+                while inflate.unconsumed_tail and not inflate.eof:
+                    tail = inflate.unconsumed_tail
+                    yield inflate.decompress(tail, layer_tar.CHUNK_BYTES)
+                data = inflate.unused_data if inflate.eof else b""
+                if data and not data.strip(b"\0"):
+                    data = b""  # padding
+    except isal_zlib.error as error:
+        raise BadRequest(f"the layer is not valid gzip: {error}") from error
+    if not started or not inflate.eof:
+        raise BadRequest("the layer's gzip data end too early")
+
+
+def _unzstd(chunks: Iterable[bytes]) -> Iterator[bytes]:
+    reader = zstandard.ZstdDecompressor(max_window_size=1 << 27).stream_reader(
+        cast("IO[bytes]", _Stream(iter(chunks))), read_across_frames=True
+    )
+    try:
+        while chunk := reader.read(layer_tar.CHUNK_BYTES):
+            yield chunk
+    except zstandard.ZstdError as error:
+        raise BadRequest(f"the layer is not valid zstd: {error}") from error
+
+
+class _Stream:
+    """Chunks as a file to read, hashed and bounded on the way."""
+
+    def __init__(self, chunks: Iterator[bytes]) -> None:
+        self._chunks = chunks
+        self._rest = memoryview(b"")
+        self._hash = hashlib.sha256()
+        self._left = LAYER_BYTES_MAX
+
+    def read(self, size: int = -1) -> bytes:
+        wanted = size if size >= 0 else LAYER_BYTES_MAX
+        parts: list[bytes | memoryview] = []
+        while wanted:
+            if not self._rest:
+                chunk = next(self._chunks, None)
+                if chunk is None:
+                    break
+                self._left -= len(chunk)
+                if self._left < 0:
+                    raise BadRequest(f"the layer is larger than {LAYER_BYTES_MAX} bytes")
+                self._hash.update(chunk)
+                self._rest = memoryview(chunk)
+                continue
+            part, self._rest = self._rest[:wanted], self._rest[wanted:]
+            parts.append(part)
+            wanted -= len(part)
+        return b"".join(parts)
+
+    def drain(self) -> str:
+        """Read to the end; the whole stream's digest."""
+        while self.read(layer_tar.CHUNK_BYTES):
+            pass
+        return f"sha256:{self._hash.hexdigest()}"
+
+
+def _id_of(entry: Path) -> str:
+    return f"sha256:{entry.name}"
+
+
+def _remove(tree: Path) -> None:
+    """Delete a directory tree; part of it may have been moved away."""
+
+    def gone(
+        _call: object, _path: str, info: tuple[type[BaseException], BaseException, object]
+    ) -> None:
+        if not isinstance(info[1], FileNotFoundError):
+            raise info[1]
+
+    shutil.rmtree(tree, onerror=gone)
