@@ -1,0 +1,311 @@
+"""The embedded Kubernetes API server as a handler."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Sequence
+from contextlib import AsyncExitStack
+from pathlib import Path
+
+import msgspec
+
+from underway.api import openapi
+from underway.api.objects import Object
+from underway.base.clock import Clock, SystemClock
+from underway.base.errors import InternalError, Unauthorized, UnderwayError
+from underway.base.home import Home, Settings
+from underway.base.threads import run_blocking
+from underway.server.admission import Admission
+from underway.server.auth import Authenticator, impersonate, wants_impersonation
+from underway.server.bootstrap import Bootstrap
+from underway.server.call import Call, no_such_path
+from underway.server.caretaker import Caretaker
+from underway.server.catalog import Catalog
+from underway.server.deleting import Deleter
+from underway.server.discovery import Discovery, version_info
+from underway.server.identity import (
+    ANONYMOUS,
+    AUTHENTICATED,
+    User,
+    attributes,
+)
+from underway.server.negotiation import JSON, render_error
+from underway.server.nodes import NodeConnector, Nodes, no_nodes
+from underway.server.rbac import Rbac
+from underway.server.reading import Reader
+from underway.server.rest import Rest
+from underway.server.reviews import Reviews
+from underway.server.store import Key, Store
+from underway.server.tokens import TokenKey
+from underway.server.watch import Hub
+from underway.server.writing import Writer
+from underway.wire.http import Handler, Request, Response, json_response
+
+log = logging.getLogger(__name__)
+
+_RBAC = "rbac.authorization.k8s.io"
+_PUBLIC = (["healthz"], ["livez"], ["readyz"], ["version"])
+
+
+class ApiServer:
+    """One cluster's API.
+
+    Args:
+        home: where the database and the keys lie.
+        settings: addresses; those of ``home`` if not given.
+        clock: time.
+        connector: reaches node agents, see ``nodes.NodeConnector``.
+        advertised: address and port at which pods reach this server.
+        token_file: static tokens, see ``auth.Authenticator``.
+
+    ``start`` and ``stop`` are called by one task.
+    """
+
+    def __init__(
+        self,
+        home: Home,
+        *,
+        settings: Settings | None = None,
+        clock: Clock | None = None,
+        connector: NodeConnector = no_nodes,
+        advertised: tuple[str, int] | None = None,
+        token_file: Path | None = None,
+    ) -> None:
+        self._home = home
+        self._settings = settings or home.load_settings()
+        self._clock = clock or SystemClock()
+        self._connector = connector
+        self._advertised = advertised or (self._settings.bind_address, self._settings.api_port)
+        self._token_file = token_file
+        self._running = AsyncExitStack()
+        self._tasks: list[asyncio.Task[None]] = []
+        self._documents: dict[tuple[str, str], tuple[str, bytes]] = {}
+        self._ready = False
+
+    async def start(self) -> None:
+        """Open the store and bring the cluster to its initial state.
+
+        Raises:
+            ServiceUnavailable: another process has the store open.
+            InternalError: the store or a key cannot be read.
+        """
+        clock = self._clock
+        self.store = Store(self._home.database)
+        self.store.open()
+        self.hub = Hub(self.store, clock)
+        self.catalog = Catalog()
+        self._roles = _StoredRoles(self.store)
+        self._rbac = Rbac(self._roles)
+        key = TokenKey.load(self._home.pki / "sa.key")
+        self._authenticator = Authenticator(key, self._find, clock, self._token_file)
+        admission = Admission(
+            self.store, self.catalog, self._rbac, clock, self._settings.service_cidr
+        )
+        writer = Writer(self.store, admission, clock)
+        deleter = Deleter(self.store, admission, clock)
+        bootstrap = Bootstrap(
+            self.store,
+            self.catalog,
+            writer,
+            first_ip=admission.addresses.first,
+            advertised=self._advertised,
+            root_ca=_read_text(self._home.pki / "ca.crt"),
+        )
+        self._discovery = Discovery(self.catalog)
+        self._rest = Rest(
+            self.store,
+            Reader(self.store, self.hub, clock),
+            writer,
+            deleter,
+            Reviews(self._rbac, self._authenticator, clock),
+            Nodes(self.store, self._connector),
+            self._authenticator,
+            bootstrap,
+            clock,
+        )
+        caretaker = Caretaker(
+            self.store,
+            self.hub,
+            self.catalog,
+            writer,
+            deleter,
+            bootstrap,
+            admission.addresses,
+            clock,
+        )
+        caretaker.start()
+        self.hub.start()
+        try:
+            await bootstrap.run()
+        except BaseException:
+            await self.store.close()
+            raise
+        group = await self._running.enter_async_context(asyncio.TaskGroup())
+        self._tasks = [group.create_task(self.hub.run()), group.create_task(caretaker.run())]
+        self._ready = True
+
+    async def stop(self) -> None:
+        """End the watches, finish the writes under way and close the store."""
+        if not self._ready:
+            return
+        self._ready = False
+        self.hub.stop()
+        for task in self._tasks:
+            task.cancel()
+        await self._running.aclose()
+        await self.store.close()
+
+    def as_user(self, name: str, groups: Sequence[str] = ()) -> Handler:
+        """A handler for in-process clients that acts as this user."""
+        user = User(name, (*groups, AUTHENTICATED))
+
+        async def handle(request: Request) -> Response:
+            request.context["user"] = user
+            return await self.handle(request)
+
+        return handle
+
+    async def handle(self, request: Request) -> Response:
+        """Answer a request; errors become Status answers."""
+        try:
+            return await self._answer(request)
+        except UnderwayError as error:
+            return render_error(error)
+        except Exception as error:  # a bug must not cost the connection
+            log.exception("%s %s failed", request.method, request.path)
+            return render_error(InternalError(f"Internal error occurred: {error}"))
+
+    async def _answer(self, request: Request) -> Response:
+        if not self._ready:
+            return Response(503, {"content-type": "text/plain"}, b"not ready")
+        user = self._authenticator.authenticate(request)
+        wanted = attributes(request)
+        if user is ANONYMOUS and (wanted.resource or request.segments()[:1] not in _PUBLIC):
+            raise Unauthorized("Unauthorized")
+        if wants_impersonation(request):
+            user = impersonate(request, user, self._rbac.authorize)
+        self._rbac.authorize(user, wanted)
+        if not wanted.resource:
+            return await self._answer_path(request)
+        served = self.catalog.find(wanted.group, wanted.version, wanted.resource)
+        if served is None:
+            raise no_such_path()
+        return await self._rest.answer(Call(request, user, wanted, served))
+
+    async def _answer_path(self, request: Request) -> Response:
+        if request.method not in ("GET", "HEAD"):
+            raise no_such_path()
+        address = f"{self._advertised[0]}:{self._advertised[1]}"
+        found = self._discovery.respond(request, address)
+        if found is not None:
+            return found
+        match request.segments():
+            case []:
+                paths = [
+                    "/api",
+                    "/apis",
+                    "/healthz",
+                    "/livez",
+                    "/openapi/v3",
+                    "/readyz",
+                    "/version",
+                ]
+                return json_response({"paths": paths})
+            case ["version"]:
+                return json_response(version_info())
+            case ["healthz" | "livez" | "readyz" as check, *which]:
+                return self._health(request, check, which)
+            case ["openapi", "v3", *rest]:
+                return await self._openapi(request, rest)
+            case [".well-known", "openid-configuration"]:
+                return json_response(self._authenticator.oidc_configuration())
+            case ["openid", "v1", "jwks"]:
+                return Response(
+                    200,
+                    {"content-type": "application/jwk-set+json"},
+                    json_response(self._authenticator.jwks()).body,
+                )
+        raise no_such_path()
+
+    def _health(self, request: Request, check: str, which: list[str]) -> Response:
+        checks = ["ping", "log", "etcd", "poststarthook/rbac/bootstrap-roles"]
+        text = {"content-type": "text/plain; charset=utf-8"}
+        if which:
+            if "/".join(which) not in checks:
+                raise no_such_path()
+            return Response(200, text, b"ok")
+        if "verbose" in request.params():
+            lines = [f"[+]{name} ok" for name in checks]
+            return Response(200, text, "\n".join([*lines, f"{check} check passed", ""]).encode())
+        return Response(200, text, b"ok")
+
+    async def _openapi(self, request: Request, rest: list[str]) -> Response:
+        if not rest:
+            hashes = {}
+            for group, versions in self.catalog.groups().items():
+                for version in versions:
+                    path = openapi.document_path(group, version)
+                    hashes[path] = self._document_hash(group, version)
+            return Response(200, {"content-type": JSON}, openapi.index(hashes))
+        match rest:
+            case ["api", version]:
+                group = ""
+            case ["apis", group, version]:
+                pass
+            case _:
+                raise no_such_path()
+        if version not in self.catalog.groups().get(group, ()):
+            raise no_such_path()
+        digest = self._document_hash(group, version)
+        known = self._documents.get((group, version))
+        if known is None or known[0] != digest:
+            found = self.catalog.in_version(group, version)
+            resources = [served.resource for served in found]
+            custom = {s.resource.kind: s.custom.openapi for s in found if s.custom}
+            data = await run_blocking(openapi.document, group, version, resources, custom)
+            known = self._documents[group, version] = (digest, data)
+        headers = {"content-type": JSON, "etag": f'"{digest}"', "vary": "Accept"}
+        if request.params().get("hash") == digest:
+            headers["cache-control"] = "public, immutable"
+        if request.headers.get("if-none-match") == headers["etag"]:
+            return Response(304, headers)
+        return Response(200, headers, known[1])
+
+    def _document_hash(self, group: str, version: str) -> str:
+        found = self.catalog.in_version(group, version)
+        custom = {s.resource.kind: s.custom.openapi for s in found if s.custom}
+        return openapi.document_hash([served.resource for served in found], custom)
+
+    def _find(self, resource: str, namespace: str, name: str) -> Object | None:
+        row = self.store.get(Key(resource, namespace, name))
+        return row.decode() if row else None
+
+
+class _StoredRoles:
+    """Roles and bindings from the store, decoded once for each version."""
+
+    def __init__(self, store: Store) -> None:
+        self._store = store
+        self._decoded: dict[Key, tuple[int, Object]] = {}
+
+    def objects(self, resource: str, namespace: str | None = None) -> list[Object]:
+        rows = self._store.rows(f"{resource}.{_RBAC}", namespace)
+        return [self._decode(row.key, row.rv, row.data) for row in rows]
+
+    def find(self, resource: str, namespace: str, name: str) -> Object | None:
+        row = self._store.get(Key(f"{resource}.{_RBAC}", namespace, name))
+        return self._decode(row.key, row.rv, row.data) if row else None
+
+    def _decode(self, key: Key, rv: int, data: bytes) -> Object:
+        known = self._decoded.get(key)
+        if known is None or known[0] != rv:
+            known = self._decoded[key] = (rv, msgspec.json.decode(data))
+        return known[1]
+
+
+def _read_text(path: Path) -> str:
+    try:
+        return path.read_text()
+    except FileNotFoundError:
+        return ""

@@ -1,0 +1,213 @@
+"""The roles and bindings every cluster starts with.
+
+Source: Kubernetes reference, "Default roles and role bindings".
+"""
+
+from __future__ import annotations
+
+from underway.api.objects import Object
+from underway.api.resources import ALL_VERBS
+from underway.server.identity import AUTHENTICATED, MASTERS, NODES, UNAUTHENTICATED
+
+_API = "rbac.authorization.k8s.io"
+_LABELS = {"kubernetes.io/bootstrapping": "rbac-defaults"}
+_READ = ("get", "list", "watch")
+_WRITE = ("create", "delete", "deletecollection", "patch", "update")
+
+
+def _rule(verbs: tuple[str, ...], groups: str, resources: str, names: str = "") -> Object:
+    """One rule; ``groups`` and ``resources`` are words (``-`` is the core group)."""
+    rule: Object = {
+        "verbs": list(verbs),
+        "apiGroups": ["" if group == "-" else group for group in groups.split()],
+        "resources": resources.split(),
+    }
+    if names:
+        rule["resourceNames"] = names.split()
+    return rule
+
+
+def _paths(paths: str) -> Object:
+    return {"verbs": ["get"], "nonResourceURLs": paths.split()}
+
+
+_VIEWED = (
+    (
+        "-",
+        (
+            "configmaps endpoints persistentvolumeclaims persistentvolumeclaims/status pods"
+            " replicationcontrollers replicationcontrollers/scale serviceaccounts services"
+            " services/status bindings events limitranges namespaces/status pods/log pods/status"
+            " replicationcontrollers/status resourcequotas resourcequotas/status namespaces"
+        ),
+    ),
+    ("discovery.k8s.io", "endpointslices"),
+    (
+        "apps",
+        (
+            "controllerrevisions daemonsets daemonsets/status deployments deployments/scale"
+            " deployments/status replicasets replicasets/scale replicasets/status statefulsets"
+            " statefulsets/scale statefulsets/status"
+        ),
+    ),
+    ("autoscaling", "horizontalpodautoscalers horizontalpodautoscalers/status"),
+    ("batch", "cronjobs cronjobs/status jobs jobs/status"),
+    ("policy", "poddisruptionbudgets poddisruptionbudgets/status"),
+    ("networking.k8s.io", "ingresses ingresses/status networkpolicies"),
+)
+_EDITED = (
+    (
+        "-",
+        (
+            "configmaps endpoints persistentvolumeclaims pods pods/attach pods/exec"
+            " pods/portforward pods/proxy replicationcontrollers replicationcontrollers/scale"
+            " secrets serviceaccounts services services/proxy events"
+        ),
+    ),
+    (
+        "apps",
+        (
+            "daemonsets deployments deployments/rollback deployments/scale replicasets"
+            " replicasets/scale statefulsets statefulsets/scale"
+        ),
+    ),
+    ("autoscaling", "horizontalpodautoscalers"),
+    ("batch", "cronjobs jobs"),
+    ("policy", "poddisruptionbudgets"),
+    ("networking.k8s.io", "ingresses networkpolicies"),
+)
+
+_VIEW_RULES = [_rule(_READ, group, resources) for group, resources in _VIEWED]
+_EDIT_RULES = [
+    *(_rule(_WRITE, group, resources) for group, resources in _EDITED),
+    _rule(_READ, "-", "pods/attach pods/exec pods/portforward pods/proxy secrets services/proxy"),
+    _rule(("create",), "-", "pods/eviction serviceaccounts/token"),
+    _rule(("impersonate",), "-", "serviceaccounts"),
+    _rule((*_READ, *_WRITE), "coordination.k8s.io", "leases"),
+]
+_ADMIN_RULES = [
+    _rule(("create",), "authorization.k8s.io", "localsubjectaccessreviews"),
+    _rule((*_READ, *_WRITE), _API, "rolebindings roles"),
+]
+_NODE_RULES = [
+    _rule(("create",), "authentication.k8s.io", "tokenreviews"),
+    _rule(("create",), "authorization.k8s.io", "subjectaccessreviews localsubjectaccessreviews"),
+    _rule(_READ, "-", "services"),
+    _rule(("create", *_READ), "-", "nodes"),
+    _rule(("patch", "update"), "-", "nodes nodes/status"),
+    _rule(("create", "patch", "update"), "- events.k8s.io", "events"),
+    _rule(_READ, "-", "pods namespaces"),
+    _rule(("create", "delete"), "-", "pods"),
+    _rule(("patch", "update"), "-", "pods/status"),
+    _rule(("create",), "-", "pods/eviction serviceaccounts/token"),
+    _rule(_READ, "-", "configmaps secrets endpoints serviceaccounts"),
+    _rule(_READ, "-", "persistentvolumeclaims persistentvolumes"),
+    _rule(_READ, "discovery.k8s.io", "endpointslices"),
+    _rule(_READ, "networking.k8s.io", "networkpolicies"),
+    _rule(_READ, "node.k8s.io", "runtimeclasses"),
+    _rule((*_READ, *_WRITE), "coordination.k8s.io", "leases"),
+]
+_EVERYTHING = [
+    {"verbs": ["*"], "apiGroups": ["*"], "resources": ["*"]},
+    {"verbs": ["*"], "nonResourceURLs": ["*"]},
+]
+_INFO = "/healthz /livez /readyz /version /version/"
+
+
+def _cluster_role(name: str, rules: list[Object], **more: Object) -> Object:
+    return {
+        "apiVersion": f"{_API}/v1",
+        "kind": "ClusterRole",
+        "metadata": {
+            "name": name,
+            "labels": {**_LABELS, **more.pop("labels", {})},
+            "annotations": {f"{_API}/autoupdate": "true"},
+        },
+        "rules": rules,
+        **more,
+    }
+
+
+def _binding(role: str, *groups: str) -> Object:
+    return {
+        "apiVersion": f"{_API}/v1",
+        "kind": "ClusterRoleBinding",
+        "metadata": {
+            "name": role,
+            "labels": dict(_LABELS),
+            "annotations": {f"{_API}/autoupdate": "true"},
+        },
+        "roleRef": {"apiGroup": _API, "kind": "ClusterRole", "name": role},
+        "subjects": [{"apiGroup": _API, "kind": "Group", "name": group} for group in groups],
+    }
+
+
+def _aggregated(to: str) -> Object:
+    selector = {"matchLabels": {f"{_API}/aggregate-to-{to}": "true"}}
+    return {"clusterRoleSelectors": [selector]}
+
+
+def _reviews() -> list[Object]:
+    return [
+        _rule(("create",), "authorization.k8s.io", "selfsubjectaccessreviews"),
+        _rule(("create",), "authorization.k8s.io", "selfsubjectrulesreviews"),
+        _rule(("create",), "authentication.k8s.io", "selfsubjectreviews"),
+    ]
+
+
+def cluster_roles() -> list[Object]:
+    """The default ClusterRoles."""
+    return [
+        _cluster_role("cluster-admin", _EVERYTHING),
+        _cluster_role(
+            "admin",
+            [*_ADMIN_RULES, *_EDIT_RULES, *_VIEW_RULES],
+            aggregationRule=_aggregated("admin"),
+        ),
+        _cluster_role(
+            "edit",
+            [*_EDIT_RULES, *_VIEW_RULES],
+            aggregationRule=_aggregated("edit"),
+            labels={f"{_API}/aggregate-to-admin": "true"},
+        ),
+        _cluster_role(
+            "view",
+            list(_VIEW_RULES),
+            aggregationRule=_aggregated("view"),
+            labels={f"{_API}/aggregate-to-edit": "true"},
+        ),
+        _cluster_role(
+            "system:discovery", [_paths(f"/api /api/* /apis /apis/* /openapi /openapi/* {_INFO}")]
+        ),
+        _cluster_role("system:public-info-viewer", [_paths(_INFO)]),
+        _cluster_role("system:basic-user", _reviews()),
+        _cluster_role("system:node", list(_NODE_RULES)),
+        _cluster_role(
+            "system:auth-delegator",
+            [
+                _rule(("create",), "authentication.k8s.io", "tokenreviews"),
+                _rule(("create",), "authorization.k8s.io", "subjectaccessreviews"),
+            ],
+        ),
+        _cluster_role(
+            "system:service-account-issuer-discovery",
+            [_paths("/.well-known/openid-configuration /openid/v1/jwks")],
+        ),
+        _cluster_role("system:monitoring", [_paths(f"/metrics {_INFO}")]),
+        _cluster_role(
+            "system:kube-controller-manager",
+            [{"verbs": list(ALL_VERBS), "apiGroups": ["*"], "resources": ["*"]}],
+        ),
+    ]
+
+
+def cluster_role_bindings() -> list[Object]:
+    """The default ClusterRoleBindings."""
+    return [
+        _binding("cluster-admin", MASTERS),
+        _binding("system:discovery", AUTHENTICATED),
+        _binding("system:public-info-viewer", AUTHENTICATED, UNAUTHENTICATED),
+        _binding("system:basic-user", AUTHENTICATED),
+        _binding("system:node", NODES),
+        _binding("system:service-account-issuer-discovery", "system:serviceaccounts"),
+    ]

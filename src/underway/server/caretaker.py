@@ -1,0 +1,167 @@
+"""What the server itself does after a commit: keep the catalog in step with definitions, furnish
+namespaces, clear away the objects of definitions being deleted, and let old events go.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from datetime import timedelta
+
+from underway.api.objects import Object, deleting, meta
+from underway.base.clock import Clock, parse_rfc3339
+from underway.base.errors import UnderwayError
+from underway.server import crds
+from underway.server.addresses import Addresses
+from underway.server.bootstrap import ROOT_CA, SYSTEM, Bootstrap
+from underway.server.catalog import Catalog
+from underway.server.deleting import DeleteOptions, Deleter
+from underway.server.store import Change, Key, Store
+from underway.server.watch import Hub
+from underway.server.writing import By, Writer
+
+log = logging.getLogger(__name__)
+
+EVENT_LIFE = timedelta(hours=1)
+_SWEEP_S = 300.0
+
+
+class Caretaker:
+    """Reacts to commits; ``run`` does what takes writes of its own."""
+
+    def __init__(
+        self,
+        store: Store,
+        hub: Hub,
+        catalog: Catalog,
+        writer: Writer,
+        deleter: Deleter,
+        bootstrap: Bootstrap,
+        addresses: Addresses,
+        clock: Clock,
+    ) -> None:
+        self._store = store
+        self._hub = hub
+        self._catalog = catalog
+        self._writer = writer
+        self._deleter = deleter
+        self._bootstrap = bootstrap
+        self._addresses = addresses
+        self._clock = clock
+        self._terminating: dict[str, str] = {}
+        self._work: asyncio.Queue[tuple[str, str]] = asyncio.Queue()
+
+    def start(self) -> None:
+        """Take in what is stored and listen from now on."""
+        for row in self._store.rows(crds.STORAGE):
+            self._serve(row.decode())
+        self._addresses.load(row.decode() for row in self._store.rows("services"))
+        self._store.subscribe(self._notice)
+
+    def _notice(self, change: Change) -> None:
+        resource, namespace, name = change.row.key
+        gone = change.type == "DELETED"
+        if resource == crds.STORAGE:
+            self._definition_changed(change)
+        elif resource == "services" and gone:
+            self._addresses.forget(change.row.uid)
+        elif gone and (resource, name) in (("serviceaccounts", "default"), ("configmaps", ROOT_CA)):
+            self._work.put_nowait(("furnish", namespace))
+        elif gone and resource in self._terminating:
+            self._work.put_nowait(("clear", self._terminating[resource]))
+
+    def _definition_changed(self, change: Change) -> None:
+        crd = change.row.decode()
+        name = change.row.key.name
+        if change.type == "DELETED":
+            self._catalog.set_custom(name, [])
+            self._terminating.pop(_storage(crd), None)
+            self._hub.end_watches(_storage(crd))
+            return
+        self._serve(crd)
+        before = change.previous.decode() if change.previous else crd
+        if before.get("spec") != crd.get("spec"):
+            self._hub.end_watches(_storage(crd))
+
+    def _serve(self, crd: Object) -> None:
+        name = meta(crd)["name"]
+        self._catalog.set_custom(name, crds.served_versions(crd))
+        if deleting(crd):
+            self._terminating[_storage(crd)] = name
+            self._work.put_nowait(("clear", name))
+
+    async def run(self) -> None:
+        """Work until cancelled."""
+        async with asyncio.TaskGroup() as tasks:
+            tasks.create_task(self._sweep())
+            while True:
+                what, name = await self._work.get()
+                try:
+                    if what == "furnish":
+                        await self._bootstrap.furnish(name)
+                    else:
+                        await self._clear(name)
+                except UnderwayError as error:
+                    log.warning("cannot %s %s: %s", what, name, error)
+
+    async def _clear(self, definition: str) -> None:
+        """Delete the objects of a definition, then let the definition go."""
+        key = Key(crds.STORAGE, "", definition)
+        row = self._store.latest(key)
+        served = next(iter(crds.served_versions(row.decode())), None) if row else None
+        if row is None:
+            return
+        storage = _storage(row.decode())
+        for each in self._store.rows(storage):
+            if served is not None and not deleting(each.decode()):
+                await self._deleter.delete(served, each.key, DeleteOptions(), SYSTEM)
+        if self._store.rows(storage):
+            return  # finalizers hold the rest; the last one's end brings us back
+        definitions = self._catalog.by_group_resource(
+            "apiextensions.k8s.io", "customresourcedefinitions"
+        )
+        assert definitions is not None
+
+        def released(crd: Object | None) -> Object:
+            if crd is None:
+                raise LookupError(definition)
+            finalizers = meta(crd).get("finalizers") or []
+            meta(crd)["finalizers"] = [f for f in finalizers if f != crds.CLEANUP]
+            return crd
+
+        await self._writer.modify(definitions, key, released, By(SYSTEM, "", raw=True))
+
+    async def _sweep(self) -> None:
+        while True:
+            await self._clock.sleep(_SWEEP_S)
+            await self.drop_old_events()
+
+    async def drop_old_events(self) -> None:
+        """Remove the events nobody added to for an hour."""
+        served = self._catalog.find("", "v1", "events")
+        assert served is not None
+        limit = self._clock.now() - EVENT_LIFE
+        for row in self._store.rows("events"):
+            if _last_seen(row.decode()) < limit.timestamp():
+                try:
+                    await self._deleter.delete(served, row.key, DeleteOptions(), SYSTEM)
+                except UnderwayError as error:
+                    log.warning("cannot drop the event %s: %s", row.key.name, error)
+
+
+def _storage(crd: Object) -> str:
+    spec = crd["spec"]
+    return f"{spec['names']['plural']}.{spec['group']}"
+
+
+def _last_seen(event: Object) -> float:
+    series = event.get("series") or {}
+    metadata = meta(event)
+    times = (
+        series.get("lastObservedTime"),
+        event.get("lastTimestamp"),
+        event.get("eventTime"),
+        metadata.get("creationTimestamp"),
+    )
+    seen = [parse_rfc3339(text).timestamp() for text in times if text]
+    return max(seen, default=0.0)

@@ -1,0 +1,237 @@
+"""What clients ask first: versions, groups, resources, health.
+
+Source: kubernetes/apimachinery meta/v1 ``APIGroupList``, ``APIResourceList``; kubernetes/api
+apidiscovery/v2 ``APIGroupDiscoveryList``; API concepts "API Discovery".
+"""
+
+from __future__ import annotations
+
+import hashlib
+import platform
+from base64 import b64encode
+from functools import cache
+
+import msgspec
+
+from underway.api import schema as schemas
+from underway.api.objects import Object
+from underway.api.resources import Resource
+from underway.server.catalog import Catalog, Served
+from underway.wire.http import Request, Response
+
+DISCOVERY_GROUP = "apidiscovery.k8s.io"
+
+# The kind a subresource speaks, where it is not the resource's own; and its verbs.
+_SUBRESOURCES: dict[str, tuple[str, str, str, tuple[str, ...]]] = {
+    "attach": ("", "v1", "PodAttachOptions", ("create", "get")),
+    "binding": ("", "v1", "Binding", ("create",)),
+    "eviction": ("policy", "v1", "Eviction", ("create",)),
+    "exec": ("", "v1", "PodExecOptions", ("create", "get")),
+    "finalize": ("", "", "", ("update",)),
+    "log": ("", "", "", ("get",)),
+    "portforward": ("", "v1", "PodPortForwardOptions", ("create", "get")),
+    "scale": ("autoscaling", "v1", "Scale", ("get", "patch", "update")),
+    "token": ("authentication.k8s.io", "v1", "TokenRequest", ("create",)),
+}
+_PROXY_VERBS = ("create", "delete", "get", "patch", "update")
+_CHANGE_VERBS = ("get", "patch", "update")
+_PROXY_KINDS = {
+    "Pod": "PodProxyOptions",
+    "Service": "ServiceProxyOptions",
+    "Node": "NodeProxyOptions",
+}
+
+
+def subresource_kind(resource: Resource, name: str) -> tuple[str, str, str, tuple[str, ...]]:
+    """(group, version, kind, verbs) of a subresource."""
+    if name == "proxy":
+        return "", "v1", _PROXY_KINDS[resource.kind], _PROXY_VERBS
+    group, version, kind, verbs = _SUBRESOURCES.get(name, ("", "", "", _CHANGE_VERBS))
+    if not kind:
+        return resource.group, resource.version, resource.kind, verbs
+    return group, version, kind, verbs
+
+
+@cache
+def version_info() -> Object:
+    """The answer of ``/version``: the Kubernetes version whose API is served."""
+    number = schemas.builtin_version().lstrip("v")
+    parts = [*number.split("."), "0", "0"]
+    machine = {"x86_64": "amd64", "aarch64": "arm64"}.get(platform.machine(), platform.machine())
+    return {
+        "major": parts[0],
+        "minor": parts[1],
+        "gitVersion": f"v{'.'.join(parts[:3])}+underway",
+        "gitCommit": "",
+        "gitTreeState": "clean",
+        "buildDate": "1970-01-01T00:00:00Z",
+        "goVersion": "",
+        "compiler": "cpython",
+        "platform": f"linux/{machine}",
+    }
+
+
+def _storage_hash(served: Served) -> str:
+    digest = hashlib.sha256(f"{served.storage}/{served.stored_version}".encode()).digest()
+    return b64encode(digest[:8]).decode()
+
+
+class Discovery:
+    """Documents about the catalog, with ETags."""
+
+    def __init__(self, catalog: Catalog) -> None:
+        self._catalog = catalog
+
+    def respond(self, request: Request, address: str) -> Response | None:
+        """The answer to a discovery path; None if it is none."""
+        segments = request.segments()
+        accept = request.headers.get("accept", "")
+        match segments:
+            case ["api"] | ["apis"]:
+                for version in ("v2", "v2beta1"):
+                    wanted = f"g={DISCOVERY_GROUP};v={version};as=APIGroupDiscoveryList"
+                    if wanted in accept.replace(" ", ""):
+                        return self._aggregated(request, version, core=segments == ["api"])
+                if segments == ["api"]:
+                    return _tagged(request, self._core_versions(address), "application/json")
+                groups = [self._group(g) for g in self._catalog.groups() if g]
+                body = {"kind": "APIGroupList", "apiVersion": "v1", "groups": groups}
+                return _tagged(request, body, "application/json")
+            case ["api", version]:
+                return self._resources(request, "", version)
+            case ["apis", group] if group in self._catalog.groups():
+                body = {"kind": "APIGroup", "apiVersion": "v1", **self._group(group)}
+                return _tagged(request, body, "application/json")
+            case ["apis", group, version]:
+                return self._resources(request, group, version)
+        return None
+
+    def _core_versions(self, address: str) -> Object:
+        return {
+            "kind": "APIVersions",
+            "versions": ["v1"],
+            "serverAddressByClientCIDRs": [{"clientCIDR": "0.0.0.0/0", "serverAddress": address}],
+        }
+
+    def _group(self, group: str) -> Object:
+        versions = [
+            {"groupVersion": f"{group}/{version}", "version": version}
+            for version in self._catalog.groups()[group]
+        ]
+        return {"name": group, "versions": versions, "preferredVersion": versions[0]}
+
+    def _resources(self, request: Request, group: str, version: str) -> Response | None:
+        found = self._catalog.in_version(group, version)
+        if not found:
+            return None
+        entries: list[Object] = []
+        for served in found:
+            entries += _legacy_entries(served)
+        body = {
+            "kind": "APIResourceList",
+            "apiVersion": "v1",
+            "groupVersion": f"{group}/{version}" if group else version,
+            "resources": entries,
+        }
+        return _tagged(request, body, "application/json")
+
+    def _aggregated(self, request: Request, version: str, *, core: bool) -> Response:
+        api_version = f"{DISCOVERY_GROUP}/{version}"
+        items = []
+        for group, versions in self._catalog.groups().items():
+            if (group == "") != core:
+                continue
+            shown = [
+                {
+                    "version": each,
+                    "resources": [
+                        _aggregated_entry(s) for s in self._catalog.in_version(group, each)
+                    ],
+                    "freshness": "Current",
+                }
+                for each in versions
+            ]
+            metadata: Object = {"creationTimestamp": None}
+            if group:
+                metadata["name"] = group
+            items.append({"metadata": metadata, "versions": shown})
+        body = {
+            "kind": "APIGroupDiscoveryList",
+            "apiVersion": api_version,
+            "metadata": {},
+            "items": items,
+        }
+        media = f"application/json;g={DISCOVERY_GROUP};v={version};as=APIGroupDiscoveryList"
+        return _tagged(request, body, media)
+
+
+def _tagged(request: Request, body: Object, media: str) -> Response:
+    data = msgspec.json.encode(body)
+    etag = f'"{hashlib.sha512(data).hexdigest().upper()}"'
+    headers = {"content-type": media, "etag": etag, "vary": "Accept"}
+    if request.headers.get("if-none-match") == etag:
+        return Response(304, headers)
+    return Response(200, headers, data)
+
+
+def _legacy_entries(served: Served) -> list[Object]:
+    resource = served.resource
+    entry: Object = {
+        "name": resource.plural,
+        "singularName": resource.singular,
+        "namespaced": resource.namespaced,
+        "kind": resource.kind,
+        "verbs": list(resource.verbs),
+    }
+    if resource.short_names:
+        entry["shortNames"] = list(resource.short_names)
+    if resource.categories:
+        entry["categories"] = list(resource.categories)
+    if "list" in resource.verbs:
+        entry["storageVersionHash"] = _storage_hash(served)
+    entries = [entry]
+    for name in resource.subresources:
+        group, version, kind, verbs = subresource_kind(resource, name)
+        sub: Object = {
+            "name": f"{resource.plural}/{name}",
+            "singularName": "",
+            "namespaced": resource.namespaced,
+            "kind": kind,
+            "verbs": list(verbs),
+        }
+        if (group, version) != (resource.group, resource.version):
+            sub |= {"group": group, "version": version}
+        entries.append(sub)
+    return entries
+
+
+def _aggregated_entry(served: Served) -> Object:
+    resource = served.resource
+    scope = "Namespaced" if resource.namespaced else "Cluster"
+    entry: Object = {
+        "resource": resource.plural,
+        "responseKind": _kind(resource.group, resource.version, resource.kind),
+        "scope": scope,
+        "singularResource": resource.singular,
+        "verbs": list(resource.verbs),
+    }
+    if resource.short_names:
+        entry["shortNames"] = list(resource.short_names)
+    if resource.categories:
+        entry["categories"] = list(resource.categories)
+    if resource.subresources:
+        entry["subresources"] = []
+        for name in resource.subresources:
+            group, version, kind, verbs = subresource_kind(resource, name)
+            entry["subresources"].append(
+                {
+                    "subresource": name,
+                    "responseKind": _kind(group, version, kind),
+                    "verbs": list(verbs),
+                }
+            )
+    return entry
+
+
+def _kind(group: str, version: str, kind: str) -> Object:
+    return {"group": group, "version": version, "kind": kind}

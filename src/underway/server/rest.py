@@ -1,0 +1,339 @@
+"""Verbs on resources: from a call to its answer.
+
+Source: Kubernetes API concepts; apiserver ``pkg/endpoints/handlers``.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import msgspec
+
+from underway.api import schema as schemas
+from underway.api.objects import Object, meta, name_of
+from underway.base.clock import Clock, rfc3339
+from underway.base.errors import AlreadyExists, BadRequest
+from underway.server import nodes, patching, subresources
+from underway.server.auth import Authenticator
+from underway.server.bootstrap import Bootstrap
+from underway.server.call import Call, no_such_path, no_such_verb, not_found
+from underway.server.deleting import DeleteOptions, Deleter, success
+from underway.server.negotiation import read_body, render
+from underway.server.reading import Reader, Selection
+from underway.server.reviews import Reviews
+from underway.server.store import Store
+from underway.server.writing import By, Transform, Writer, Written
+from underway.wire.http import Response
+
+_GENERATE_ATTEMPTS = 8
+_PATCH_LIMIT_BYTES = 3 * 1024 * 1024
+
+
+class Rest:
+    """Answers calls that authentication, authorization and routing let through."""
+
+    def __init__(
+        self,
+        store: Store,
+        reader: Reader,
+        writer: Writer,
+        deleter: Deleter,
+        reviews: Reviews,
+        nodes_access: nodes.Nodes,
+        authenticator: Authenticator,
+        bootstrap: Bootstrap,
+        clock: Clock,
+    ) -> None:
+        self._store = store
+        self._reader = reader
+        self._writer = writer
+        self._deleter = deleter
+        self._reviews = reviews
+        self._nodes = nodes_access
+        self._authenticator = authenticator
+        self._bootstrap = bootstrap
+        self._clock = clock
+
+    async def answer(self, call: Call) -> Response:
+        """The answer to a call.
+
+        Raises:
+            UnderwayError: what stands in the way.
+        """
+        self._check_path(call)
+        wanted = call.attributes
+        if wanted.subresource in nodes.CONNECTS.get(wanted.resource, ()):
+            return await self._nodes.connect(call)
+        response = await self._subresource(call) if wanted.subresource else await self._main(call)
+        if call.warnings:
+            response.headers["warning"] = ", ".join(
+                f"299 - {msgspec.json.encode(text).decode()}" for text in call.warnings
+            )
+        return response
+
+    def _check_path(self, call: Call) -> None:
+        wanted, resource = call.attributes, call.served.resource
+        if wanted.subresource and wanted.subresource not in resource.subresources:
+            raise no_such_path()
+        if wanted.rest and wanted.subresource != "proxy":
+            raise no_such_path()
+        if resource.namespaced:
+            if not wanted.namespace and wanted.name:
+                raise no_such_path()
+        elif wanted.namespace and resource.plural != "namespaces":
+            raise no_such_path()
+        if not wanted.subresource and wanted.verb not in resource.verbs:
+            raise no_such_verb()
+
+    async def _main(self, call: Call) -> Response:
+        match call.attributes.verb:
+            case "get":
+                return self._reader.get(call)
+            case "list":
+                return self._reader.list(call)
+            case "watch":
+                return self._reader.watch(call)
+            case "create":
+                return await self._create(call)
+            case "update":
+                body = await self._object_in_body(call)
+                return await self._modify(call, _put(body))
+            case "patch":
+                return await self._patch(call)
+            case "delete":
+                return await self._delete(call)
+            case "deletecollection":
+                return await self._delete_collection(call)
+        raise no_such_verb()
+
+    async def _subresource(self, call: Call) -> Response:
+        wanted = call.attributes
+        if wanted.subresource == "scale":
+            return await self._scale(call)
+        if wanted.verb == "create":
+            match wanted.resource, wanted.subresource:
+                case "pods", "binding":
+                    return await self._bind(call)
+                case "pods", "eviction":
+                    return await self._evict(call)
+                case "serviceaccounts", "token":
+                    return await self._token(call)
+            raise no_such_verb()
+        match wanted.verb:
+            case "get" if wanted.subresource != "finalize":
+                return self._reader.get(call)
+            case "update":
+                body = await self._object_in_body(call)
+                return await self._modify(call, _put(body))
+            case "patch":
+                return await self._patch(call)
+        raise no_such_verb()
+
+    # -- writing ---------------------------------------------------------------------------
+
+    async def _create(self, call: Call) -> Response:
+        wanted, resource = call.attributes, call.served.resource
+        obj = await self._object_in_body(call)
+        if self._reviews.handles(resource.kind):
+            return render(self._reviews.answer(resource.kind, obj, call.user), call.accept, 201)
+        if wanted.name:
+            raise no_such_verb()
+        namespace = wanted.namespace if resource.namespaced else ""
+        if resource.namespaced and not namespace:
+            raise BadRequest("an empty namespace may not be set during creation")
+        generated = not meta(obj).get("name") and bool(meta(obj).get("generateName"))
+        for attempt in range(_GENERATE_ATTEMPTS):
+            try:
+                written = await self._writer.create(call.served, obj, namespace, self._by(call))
+                break
+            except AlreadyExists:
+                if not generated or attempt == _GENERATE_ATTEMPTS - 1:
+                    raise
+                meta(obj).pop("name", None)
+        if resource.plural == "namespaces" and not resource.group and not call.dry_run:
+            await self._bootstrap.furnish(name_of(msgspec.json.decode(written.data)))
+        return self._show(call, written)
+
+    async def _patch(self, call: Call) -> Response:
+        media = patching.media_type(call)
+        data = await call.request.read(_PATCH_LIMIT_BYTES)
+        if media == patching.APPLY:
+            config = patching.read_config(data)
+            transform = patching.applied(call, config, self._clock.now())
+            return await self._modify(call, transform, tracked=True)
+        change = patching.change(call, media, data)
+        patched = patching.of_present(call, change)
+
+        def checked(present: Object | None) -> Object:
+            doc = patched(present)
+            self._validate_fields(call, doc, ())
+            return doc
+
+        return await self._modify(call, checked)
+
+    async def _modify(self, call: Call, transform: Transform, *, tracked: bool = False) -> Response:
+        by = self._by(call, tracked=tracked)
+        written = await self._writer.modify(call.served, call.key, transform, by)
+        return self._show(call, written)
+
+    def _by(self, call: Call, *, tracked: bool = False, raw: bool = False) -> By:
+        return By(
+            call.user,
+            call.manager,
+            call.subresource,
+            call.dry_run,
+            tracked,
+            raw,
+            call.warnings,
+        )
+
+    def _show(self, call: Call, written: Written) -> Response:
+        data = self._reader.view(call).one(written.data)
+        return render(data, call.accept, 201 if written.created else 200)
+
+    async def _object_in_body(self, call: Call) -> Object:
+        """The object a create or update carries, of the kind the path wants.
+
+        Raises:
+            BadRequest: it is another kind, or has fields nobody knows and validation is strict.
+        """
+        wants_duplicates = call.params.get("fieldValidation") in ("Strict", "Warn")
+        body = await read_body(call.request, find_duplicates=wants_duplicates)
+        obj, resource = body.value, call.served.resource
+        if not isinstance(obj, dict):
+            raise BadRequest(f"the body must be a {resource.kind}")
+        version, kind = obj.get("apiVersion"), obj.get("kind")
+        if version and kind and (version, kind) != (resource.api_version, resource.kind):
+            if version != resource.api_version:
+                raise BadRequest(
+                    f"the API version in the data ({version}) does not match the expected API"
+                    f" version ({resource.api_version})"
+                )
+            raise BadRequest(
+                f'{kind} in version "{resource.version}" cannot be handled as a {resource.kind}'
+            )
+        obj = {"kind": resource.kind, "apiVersion": resource.api_version, **obj}
+        obj["kind"], obj["apiVersion"] = resource.kind, resource.api_version
+        if not isinstance(obj.get("metadata") or {}, dict):
+            raise BadRequest("metadata must be an object")
+        self._validate_fields(call, obj, body.duplicates)
+        return obj
+
+    def _validate_fields(self, call: Call, obj: Object, duplicates: tuple[str, ...]) -> None:
+        mode = call.params.get("fieldValidation") or "Warn"
+        if mode not in ("Ignore", "Warn", "Strict"):
+            raise BadRequest(
+                f'fieldValidation: Unsupported value: "{mode}": supported values: "Ignore",'
+                ' "Strict", "Warn"'
+            )
+        if mode == "Ignore":
+            return
+        problems = [f'unknown field "{p}"' for p in schemas.unknown_fields(call.served.schema, obj)]
+        problems += [f'duplicate field "{name}"' for name in duplicates]
+        if problems and mode == "Strict":
+            resource = call.served.resource
+            raise BadRequest(
+                f'{resource.kind} in version "{resource.version}" cannot be handled as a'
+                f" {resource.kind}: strict decoding error: {', '.join(problems)}"
+            )
+        call.warnings.extend(problems)
+
+    # -- deleting --------------------------------------------------------------------------
+
+    async def _delete(self, call: Call) -> Response:
+        options = await self._delete_options(call)
+        deleted = await self._deleter.delete(call.served, call.key, options, call.user)
+        if deleted.gone and call.served.storage != "pods":
+            return render(success(call.served, msgspec.json.decode(deleted.data)), call.accept)
+        return render(self._reader.view(call).one(deleted.data), call.accept)
+
+    async def _delete_options(self, call: Call) -> DeleteOptions:
+        return DeleteOptions.of(call, (await read_body(call.request)).value)
+
+    async def _delete_collection(self, call: Call) -> Response:
+        options = await self._delete_options(call)
+        selection = Selection.of(call)
+        if call.served.resource.namespaced and not call.attributes.namespace:
+            raise no_such_verb()
+        namespace = call.attributes.namespace or None
+        rows = selection.filter(self._store.rows(call.served.storage, namespace))
+        gone: list[bytes] = []
+        for row in rows:
+            if self._store.latest(row.key) is None:
+                continue
+            deleted = await self._deleter.delete(call.served, row.key, options, call.user)
+            gone.append(deleted.data)
+        metadata = {"resourceVersion": str(self._store.resource_version)}
+        return render(self._reader.view(call).many(gone, metadata), call.accept)
+
+    # -- subresources of another kind ------------------------------------------------------
+
+    async def _scale(self, call: Call) -> Response:
+        if call.attributes.verb == "get":
+            row = self._store.get(call.key)
+            if row is None:
+                raise not_found(call.served, call.attributes.name)
+            return render(subresources.scale_of(call, row.decode()), call.accept)
+        if call.attributes.verb == "update":
+            body = (await read_body(call.request)).value
+            if not isinstance(body, dict):
+                raise BadRequest("the body must be a Scale")
+            transform = subresources.scaled(call, lambda _scale: body)
+        else:
+            media = patching.media_type(call)
+            data = await call.request.read(_PATCH_LIMIT_BYTES)
+            if media == patching.APPLY:
+                config = patching.read_config(data)
+                transform = subresources.scaled(call, lambda _scale: config)
+            else:
+                transform = subresources.scaled(call, patching.change(call, media, data))
+        by = By(call.user, call.manager, "", call.dry_run)
+        written = await self._writer.modify(call.served, call.key, transform, by)
+        return render(subresources.scale_of(call, msgspec.json.decode(written.data)), call.accept)
+
+    async def _bind(self, call: Call) -> Response:
+        body = await self._plain_body(call, "Binding")
+        transform = subresources.bound(body, rfc3339(self._clock.now()))
+        by = self._by(call, raw=True)
+        await self._writer.modify(call.served, call.key, transform, by)
+        return render(_success_status(), call.accept, 201)
+
+    async def _evict(self, call: Call) -> Response:
+        body = await self._plain_body(call, "Eviction")
+        row = self._store.get(call.key)
+        if row is None:
+            raise not_found(call.served, call.attributes.name)
+        subresources.check_eviction(self._store, row.decode())
+        options = DeleteOptions.of(call, body.get("deleteOptions"))
+        await self._deleter.delete(call.served, call.key, options, call.user)
+        return render(_success_status(), call.accept, 201)
+
+    async def _token(self, call: Call) -> Response:
+        body = await self._plain_body(call, "TokenRequest")
+        row = self._store.get(call.key)
+        if row is None:
+            raise not_found(call.served, call.attributes.name)
+        answered = subresources.issue_token(
+            self._store, self._authenticator, self._clock, row.decode(), body
+        )
+        return render(answered, call.accept, 201)
+
+    async def _plain_body(self, call: Call, kind: str) -> Object:
+        body: Any = (await read_body(call.request)).value
+        if not isinstance(body, dict) or body.get("kind", kind) != kind:
+            raise BadRequest(f"the body must be a {kind}")
+        return body
+
+
+def _put(body: Object) -> Transform:
+    return lambda _present: body
+
+
+def _success_status() -> Object:
+    return {
+        "kind": "Status",
+        "apiVersion": "v1",
+        "metadata": {},
+        "status": "Success",
+        "code": 201,
+    }

@@ -1,0 +1,396 @@
+"""Objects on disk: SQLite with group commit, and their bytes in memory for reading.
+
+The event loop decides: it compares, assigns the next resourceVersion, encodes, and hands the
+write to the one writer thread, which puts everything queued into one durable transaction. Only
+after the commit does a write become visible to readers and watchers and its future resolve.
+Writers see the *latest* state, including writes under way, because commits happen in order: a
+write that stands on another is never durable without it.
+
+Source: the storage semantics of Kubernetes (API concepts, "Resource versions").
+"""
+
+from __future__ import annotations
+
+import asyncio
+import queue
+import sqlite3
+import threading
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import NamedTuple
+
+import msgspec
+
+from underway.api.objects import Object
+from underway.base.errors import AlreadyExists, Conflict, InternalError, ServiceUnavailable
+
+_BATCH_LIMIT = 512  # writes in one transaction
+_BATCH_BYTES = 16 * 1024 * 1024
+_VACUUM_FREE_PAGES = 4096  # rebuild the file at start when this much of it is empty
+
+_SCHEMA = """
+CREATE TABLE IF NOT EXISTS objects (
+  resource TEXT NOT NULL, namespace TEXT NOT NULL, name TEXT NOT NULL,
+  uid TEXT NOT NULL UNIQUE, rv INTEGER NOT NULL, data BLOB NOT NULL,
+  UNIQUE (resource, namespace, name));
+CREATE TABLE IF NOT EXISTS counters (name TEXT PRIMARY KEY, value INTEGER NOT NULL);
+"""
+
+
+class Key(NamedTuple):
+    """Which object: ``resource`` is the storage resource (``deployments.apps``)."""
+
+    resource: str
+    namespace: str
+    name: str
+
+
+class Row(NamedTuple):
+    """One stored object; ``data`` is its JSON, with its resourceVersion inside."""
+
+    key: Key
+    uid: str
+    rv: int
+    data: bytes
+
+    def decode(self) -> Object:
+        """The object, decoded anew, so that the caller may change it."""
+        decoded: Object = msgspec.json.decode(self.data)
+        return decoded
+
+
+@dataclass(frozen=True, slots=True)
+class Change:
+    """One committed write: ``type`` is ADDED, MODIFIED or DELETED.
+
+    ``row`` carries the write's resourceVersion, also for a deletion, where it is the object's
+    last state. ``previous`` is what stood there before.
+    """
+
+    type: str
+    row: Row
+    previous: Row | None
+
+
+@dataclass(slots=True)
+class _Write:
+    epoch: int
+    row: Row
+    deletes: bool
+    done: asyncio.Future[Row]
+
+
+class _Table:
+    """The committed objects of one resource."""
+
+    def __init__(self) -> None:
+        self._rows: dict[str, dict[str, Row]] = {}
+        self._order: dict[str, list[str]] = {}
+        self._namespaces: list[str] | None = None
+
+    def get(self, namespace: str, name: str) -> Row | None:
+        found = self._rows.get(namespace)
+        return found.get(name) if found else None
+
+    def put(self, row: Row) -> None:
+        _, namespace, name = row.key
+        rows = self._rows.get(namespace)
+        if rows is None:
+            rows = self._rows[namespace] = {}
+            self._namespaces = None
+        if name not in rows:
+            self._order.pop(namespace, None)
+        rows[name] = row
+
+    def remove(self, key: Key) -> None:
+        rows = self._rows.get(key.namespace, {})
+        if rows.pop(key.name, None) is not None:
+            self._order.pop(key.namespace, None)
+        if not rows:
+            self._rows.pop(key.namespace, None)
+            self._namespaces = None
+
+    def rows(self, namespace: str | None) -> Iterator[Row]:
+        """In the order of namespace and name; ``None`` means every namespace."""
+        if namespace is None:
+            if self._namespaces is None:
+                self._namespaces = sorted(self._rows)
+            for each in self._namespaces:
+                yield from self.rows(each)
+            return
+        rows = self._rows.get(namespace)
+        if rows:
+            order = self._order.get(namespace)
+            if order is None:
+                order = self._order[namespace] = sorted(rows)
+            for name in order:
+                yield rows[name]
+
+
+class Store:
+    """All objects of one cluster. Every method belongs to the event loop's thread.
+
+    Args:
+        path: the database file; its directory is made. One process opens it at a time.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._tables: dict[str, _Table] = {}
+        self._pending: dict[Key, _Write] = {}
+        self._listeners: list[Callable[[Change], None]] = []
+        self._queue: queue.SimpleQueue[_Write | None] = queue.SimpleQueue()
+        self._thread: threading.Thread | None = None
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._epoch = 0
+        self._assigned = 0
+        self._committed = 0
+
+    # -- life ------------------------------------------------------------------------------
+
+    def open(self) -> None:
+        """Read everything into memory and start the writer. Blocks; call it once at start.
+
+        Raises:
+            ServiceUnavailable: another process has the database open.
+            InternalError: the file cannot be opened or is no database of ours.
+        """
+        self._loop = asyncio.get_running_loop()
+        try:
+            connection = self._connect()
+            for resource, namespace, name, uid, rv, data in connection.execute(
+                "SELECT resource, namespace, name, uid, rv, data FROM objects"
+            ):
+                self._table(resource).put(Row(Key(resource, namespace, name), uid, rv, data))
+            found = connection.execute("SELECT value FROM counters WHERE name = 'rv'").fetchone()
+        except sqlite3.OperationalError as error:
+            if "locked" in str(error):
+                raise ServiceUnavailable(
+                    f"{self._path} is in use by another process",
+                    hint="underway status shows whether the platform runs already",
+                ) from error
+            raise InternalError(f"cannot open {self._path}: {error}") from error
+        except (sqlite3.Error, OSError) as error:
+            raise InternalError(f"cannot open {self._path}: {error}") from error
+        self._assigned = self._committed = found[0] if found else 1
+        self._thread = threading.Thread(
+            target=self._run_writer, args=(connection,), name="store-writer", daemon=True
+        )
+        self._thread.start()
+
+    async def close(self) -> None:
+        """Finish the writes under way and close the file."""
+        if self._thread is None:
+            return
+        self._queue.put(None)
+        await asyncio.to_thread(self._thread.join)
+        self._thread = None
+
+    def _connect(self) -> sqlite3.Connection:
+        self._path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+        connection = sqlite3.connect(
+            self._path, timeout=0.5, isolation_level=None, check_same_thread=False
+        )
+        connection.execute("PRAGMA locking_mode = EXCLUSIVE")
+        connection.execute("PRAGMA journal_mode = WAL")
+        connection.execute("PRAGMA synchronous = FULL")
+        connection.executescript(_SCHEMA)
+        (free,) = connection.execute("PRAGMA freelist_count").fetchone()
+        (total,) = connection.execute("PRAGMA page_count").fetchone()
+        if free > _VACUUM_FREE_PAGES and free > total // 2:
+            connection.execute("VACUUM")
+        return connection
+
+    # -- reading ---------------------------------------------------------------------------
+
+    @property
+    def resource_version(self) -> int:
+        """The version of the newest committed write."""
+        return self._committed
+
+    def get(self, key: Key) -> Row | None:
+        """The committed object."""
+        return self._table(key.resource).get(key.namespace, key.name)
+
+    def rows(self, resource: str, namespace: str | None = None) -> list[Row]:
+        """The committed objects by namespace and name; ``None`` means every namespace."""
+        return list(self._table(resource).rows(namespace))
+
+    def latest(self, key: Key) -> Row | None:
+        """The object as the next write will find it, be it committed yet or not."""
+        write = self._pending.get(key)
+        if write is not None:
+            return None if write.deletes else write.row
+        return self.get(key)
+
+    async def settle(self, key: Key) -> None:
+        """Wait until no write of this object is under way."""
+        while (write := self._pending.get(key)) is not None:
+            await asyncio.wait([write.done])
+
+    # -- writing ---------------------------------------------------------------------------
+
+    def subscribe(self, listener: Callable[[Change], None]) -> None:
+        """Call ``listener`` with each committed change, in order, on the event loop."""
+        self._listeners.append(listener)
+
+    async def create(self, key: Key, obj: Object) -> Row:
+        """Store a new object; its ``metadata.resourceVersion`` is set.
+
+        Raises:
+            AlreadyExists: the name is taken.
+        """
+        if self.latest(key) is not None:
+            raise AlreadyExists(f'{key.resource} "{key.name}" already exists')
+        return await self._submit(key, obj, deletes=False)
+
+    async def replace(self, key: Key, obj: Object, expected: Row) -> Row:
+        """Store a new state of the object, if ``expected`` is still the latest.
+
+        Raises:
+            Conflict: it is not.
+        """
+        self._expect(key, expected)
+        return await self._submit(key, obj, deletes=False)
+
+    async def delete(self, key: Key, obj: Object, expected: Row) -> Row:
+        """Remove the object, if ``expected`` is still the latest.
+
+        Returns:
+            ``obj``, its last state, with the deletion's resourceVersion.
+
+        Raises:
+            Conflict: it is not.
+        """
+        self._expect(key, expected)
+        return await self._submit(key, obj, deletes=True)
+
+    def _expect(self, key: Key, expected: Row) -> None:
+        latest = self.latest(key)
+        if latest is None or latest.rv != expected.rv:
+            raise Conflict(f'{key.resource} "{key.name}" has been modified')
+
+    async def _submit(self, key: Key, obj: Object, *, deletes: bool) -> Row:
+        if self._thread is None or self._loop is None:
+            raise ServiceUnavailable("the store is closed")
+        self._assigned += 1
+        metadata = obj["metadata"]
+        metadata["resourceVersion"] = str(self._assigned)
+        row = Row(key, metadata["uid"], self._assigned, msgspec.json.encode(obj))
+        write = _Write(self._epoch, row, deletes, self._loop.create_future())
+        self._pending[key] = write
+        self._queue.put(write)
+        # A caller that goes away must not take the write back: it may be durable already.
+        return await asyncio.shield(write.done)
+
+    # -- the writer thread -----------------------------------------------------------------
+
+    def _run_writer(self, connection: sqlite3.Connection) -> None:
+        assert self._loop is not None
+        failed_epoch = -1
+        running = True
+        while running:
+            batch, running = self._next_batch()
+            doomed = [write for write in batch if write.epoch <= failed_epoch]
+            batch = [write for write in batch if write.epoch > failed_epoch]
+            error: Exception | None = None
+            if batch:
+                try:
+                    _commit(connection, batch)
+                except sqlite3.Error as caught:
+                    error = caught
+                    failed_epoch = batch[-1].epoch
+                    doomed, batch = doomed + batch, []
+            try:
+                if doomed:
+                    self._loop.call_soon_threadsafe(self._fail, doomed, error)
+                if batch:
+                    self._loop.call_soon_threadsafe(self._publish, batch)
+            except RuntimeError:  # the loop has closed: nobody waits for these any more
+                running = False
+        connection.close()
+
+    def _next_batch(self) -> tuple[list[_Write], bool]:
+        batch: list[_Write] = []
+        size_bytes = 0
+        try:
+            item = self._queue.get()
+            while item is not None:
+                batch.append(item)
+                size_bytes += len(item.row.data)
+                if len(batch) >= _BATCH_LIMIT or size_bytes >= _BATCH_BYTES:
+                    return batch, True
+                item = self._queue.get_nowait()
+        except queue.Empty:
+            return batch, True
+        return batch, False
+
+    # -- back on the event loop ------------------------------------------------------------
+
+    def _publish(self, batch: list[_Write]) -> None:
+        for write in batch:
+            row, table = write.row, self._table(write.row.key.resource)
+            previous = table.get(row.key.namespace, row.key.name)
+            if write.deletes:
+                kind = "DELETED"
+                table.remove(row.key)
+            else:
+                kind = "MODIFIED" if previous else "ADDED"
+                table.put(row)
+            self._committed = row.rv
+            if self._pending.get(row.key) is write:
+                del self._pending[row.key]
+            change = Change(kind, row, previous)
+            for listener in self._listeners:
+                listener(change)
+            if not write.done.done():
+                write.done.set_result(row)
+
+    def _fail(self, batch: list[_Write], error: Exception | None) -> None:
+        # Everything in flight stood on the state that was not written: all of it fails.
+        if any(write.epoch == self._epoch for write in batch):
+            self._epoch += 1
+            self._pending.clear()
+        for write in batch:
+            if not write.done.done():
+                failure = InternalError(
+                    f"cannot write to {self._path}: {error or 'an earlier write failed'}",
+                    hint="is the disk full?",
+                )
+                write.done.set_exception(failure)
+
+    def _table(self, resource: str) -> _Table:
+        table = self._tables.get(resource)
+        if table is None:
+            table = self._tables[resource] = _Table()
+        return table
+
+
+def _commit(connection: sqlite3.Connection, batch: list[_Write]) -> None:
+    """Write a batch as one transaction, durable when this returns."""
+    try:
+        connection.execute("BEGIN IMMEDIATE")
+        for write in batch:
+            key, uid, rv, data = write.row
+            if write.deletes:
+                connection.execute(
+                    "DELETE FROM objects WHERE resource = ? AND namespace = ? AND name = ?", key
+                )
+            else:
+                connection.execute(
+                    "INSERT INTO objects (resource, namespace, name, uid, rv, data)"
+                    " VALUES (?, ?, ?, ?, ?, ?) ON CONFLICT (resource, namespace, name)"
+                    " DO UPDATE SET uid = excluded.uid, rv = excluded.rv, data = excluded.data",
+                    (*key, uid, rv, data),
+                )
+        connection.execute(
+            "INSERT INTO counters VALUES ('rv', ?)"
+            " ON CONFLICT (name) DO UPDATE SET value = excluded.value",
+            (batch[-1].row.rv,),
+        )
+        connection.execute("COMMIT")
+    except sqlite3.Error:
+        if connection.in_transaction:
+            connection.execute("ROLLBACK")
+        raise
