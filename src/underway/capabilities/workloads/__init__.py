@@ -1,0 +1,1 @@
+"""Kubernetes' workload controllers: from Deployments and Jobs to pods and endpoints."""

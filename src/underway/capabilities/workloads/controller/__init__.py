@@ -1,0 +1,1 @@
+"""Glue: watch, call the rules, write what they decide."""
