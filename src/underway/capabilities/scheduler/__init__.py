@@ -1,0 +1,1 @@
+"""Kubernetes' scheduler: which node runs a pod."""
