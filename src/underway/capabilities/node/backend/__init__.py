@@ -1,0 +1,1 @@
+"""What touches the machine: containers, volumes, images, probes, logs, the kubelet API."""

@@ -1,0 +1,173 @@
+"""The objects a pod is made from: ConfigMaps, Secrets, Services, tokens, claims."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from pathlib import Path
+
+from underway.api.objects import Object, key_of, name_of, namespace_of, uid_of
+from underway.api.resources import (
+    CONFIGMAPS,
+    PERSISTENTVOLUMECLAIMS,
+    PERSISTENTVOLUMES,
+    SECRETS,
+    SERVICEACCOUNTS,
+    SERVICES,
+    Resource,
+)
+from underway.base.clock import Clock, parse_rfc3339
+from underway.base.errors import NotFound
+from underway.capabilities.node.rules import payload
+from underway.capabilities.node.rules.environment import Sources
+from underway.capabilities.node.rules.fields import Machine
+from underway.client import Client
+from underway.reconcile.informer import Informer
+from underway.reconcile.manager import Manager
+
+REFRESH_SHARE = 0.8  # of a token's life, after which it is replaced
+
+
+@dataclass(frozen=True, slots=True)
+class _Token:
+    text: str
+    refresh_at: datetime
+
+
+class Tokens:
+    """The service-account tokens of one pod, kept until they are due."""
+
+    def __init__(self, client: Client, clock: Clock) -> None:
+        self._client = client
+        self._clock = clock
+        self._held: dict[tuple[str, str], _Token] = {}
+
+    @property
+    def due(self) -> datetime | None:
+        """When the first of them is to be replaced."""
+        return min((token.refresh_at for token in self._held.values()), default=None)
+
+    async def of(self, pod: Object, volume: Object) -> dict[str, str]:
+        """The tokens a volume wants, by path.
+
+        Raises:
+            UnderwayError: the API server gave none.
+        """
+        found = {}
+        for wanted in payload.token_requests(volume):
+            key = (volume["name"], wanted.path)
+            held = self._held.get(key)
+            if held is None or self._clock.now() >= held.refresh_at:
+                held = self._held[key] = await self._ask(pod, wanted)
+            found[wanted.path] = held.text
+        return found
+
+    async def _ask(self, pod: Object, wanted: payload.TokenRequest) -> _Token:
+        account = (pod.get("spec") or {}).get("serviceAccountName") or "default"
+        answer = await self._client.create(
+            SERVICEACCOUNTS,
+            {
+                "apiVersion": "authentication.k8s.io/v1",
+                "kind": "TokenRequest",
+                "spec": {
+                    "audiences": [wanted.audience] if wanted.audience else [],
+                    "expirationSeconds": wanted.expiration_s,
+                    "boundObjectRef": {
+                        "apiVersion": "v1",
+                        "kind": "Pod",
+                        "name": name_of(pod),
+                        "uid": uid_of(pod),
+                    },
+                },
+            },
+            namespace_of(pod),
+            name=account,
+            subresource="token",
+        )
+        status = answer.get("status") or {}
+        now = self._clock.now()
+        life = parse_rfc3339(status["expirationTimestamp"]) - now
+        return _Token(status["token"], now + max(life * REFRESH_SHARE, timedelta(seconds=10)))
+
+
+class Material:
+    """Finds what pods name: in the informers' copies, or else at the API server."""
+
+    def __init__(self, manager: Manager, root_ca: Path) -> None:
+        self._client = manager.client
+        self._root_ca = root_ca
+        self.configmaps = manager.informer(CONFIGMAPS)
+        self.secrets = manager.informer(SECRETS)
+        self.services = manager.informer(SERVICES)
+
+    async def synced(self) -> None:
+        """Return once the copies are there."""
+        for informer in (self.configmaps, self.secrets, self.services):
+            await informer.synced()
+
+    async def sources(self, pod: Object) -> Sources:
+        """The objects the pod's containers and volumes name, those that exist."""
+        configmaps, secrets = payload.referenced(pod)
+        namespace = namespace_of(pod)
+        return Sources(
+            await self._found(self.configmaps, CONFIGMAPS, namespace, configmaps),
+            await self._found(self.secrets, SECRETS, namespace, secrets),
+            [*self.services.list(namespace), *self._api_service(namespace)],
+        )
+
+    async def files(
+        self, pod: Object, sources: Sources, machine: Machine, pod_ip: str, tokens: Tokens
+    ) -> dict[str, payload.Files]:
+        """The contents of the pod's volumes that come from objects, by volume name.
+
+        Raises:
+            NotFound: something that is not optional does not exist; the message names the volume.
+        """
+        found: dict[str, payload.Files] = {}
+        root_ca = self._root_ca.read_text() if self._root_ca.exists() else ""
+        for volume in (pod.get("spec") or {}).get("volumes") or ():
+            held = await tokens.of(pod, volume)
+            try:
+                files = payload.files_of(volume, pod, sources, machine, pod_ip, held, root_ca)
+            except NotFound as error:
+                raise NotFound(
+                    f'MountVolume.SetUp failed for volume "{volume["name"]}" : {error.message}'
+                ) from error
+            if files is not None:
+                found[volume["name"]] = files
+        return found
+
+    async def claims(self, pod: Object) -> dict[str, Object]:
+        """The PersistentVolume behind each claim the pod uses, for those that are bound."""
+        found = {}
+        for volume in (pod.get("spec") or {}).get("volumes") or ():
+            name = (volume.get("persistentVolumeClaim") or {}).get("claimName")
+            if not name:
+                continue
+            try:
+                claim = await self._client.get(PERSISTENTVOLUMECLAIMS, name, namespace_of(pod))
+                bound = (claim.get("spec") or {}).get("volumeName")
+                if bound and (claim.get("status") or {}).get("phase") == "Bound":
+                    found[name] = await self._client.get(PERSISTENTVOLUMES, bound)
+            except NotFound:
+                continue
+        return found
+
+    async def _found(
+        self, informer: Informer, resource: Resource, namespace: str, names: set[str]
+    ) -> dict[str, Object]:
+        result = {}
+        for name in names:
+            found = informer.get(key_of(namespace, name))
+            if found is None:
+                # The copy may lag behind an object that was made just before the pod.
+                try:
+                    found = await self._client.get(resource, name, namespace)
+                except NotFound:
+                    continue
+            result[name] = found
+        return result
+
+    def _api_service(self, namespace: str) -> list[Object]:
+        found = self.services.get("default/kubernetes") if namespace != "default" else None
+        return [found] if found else []
