@@ -1,0 +1,1 @@
+"""Services and their names: what kube-proxy and CoreDNS do, for one machine."""

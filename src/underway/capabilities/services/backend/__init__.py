@@ -1,0 +1,1 @@
+"""What touches the machine: the packet rules, the DNS server, and the way to other resolvers."""

@@ -1,0 +1,1 @@
+"""Pure decisions: which packets go where, and what a name stands for."""
