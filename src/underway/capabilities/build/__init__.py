@@ -1,0 +1,1 @@
+"""Build: Dockerfiles to images, and base images where no registry can be reached."""

@@ -1,0 +1,1 @@
+"""Building: files, mounts, containers, registries."""

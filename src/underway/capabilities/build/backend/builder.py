@@ -1,0 +1,134 @@
+"""The port ``image-builder``."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from underway.base.clock import Clock, SystemClock
+from underway.base.errors import BadRequest
+from underway.base.home import Home
+from underway.capabilities.build.backend import layout
+from underway.capabilities.build.backend.bases import StandIns
+from underway.capabilities.build.backend.execution import Execution, Job, Outcome
+from underway.capabilities.build.backend.origins import Origins, push
+from underway.capabilities.build.backend.rooms import room
+from underway.capabilities.build.backend.shelf import Shelf
+from underway.capabilities.build.backend.trees import Tree
+from underway.kit.ports import BuildRequest, BuildResult, Progress
+from underway.linux.mounts import with_own_mounts
+from underway.transport.registry import RegistryClient, repository_for
+from underway.wire import oci
+from underway.wire.dockerfile import parse
+from underway.wire.dockerignore import IgnoreRules
+
+
+@dataclass(frozen=True)
+class Extras:
+    """What the command line can ask for beyond a ``BuildRequest``."""
+
+    layout: Path | None = None
+    secrets: Mapping[str, Path] | None = None
+
+
+class Builder:
+    """Builds images on this machine. Blocking; several may build at once."""
+
+    def __init__(self, home: Home, clock: Clock | None = None) -> None:
+        self._home = home
+        self._clock = clock or SystemClock()
+
+    def build(
+        self, request: BuildRequest, progress: Progress, extras: Extras | None = None
+    ) -> BuildResult:
+        """Build an image, keep it, and push it where asked to.
+
+        Raises:
+            BadRequest: an error in the Dockerfile, naming file and line.
+            StepFailed: a RUN failed: file, line, command, exit code and its last lines.
+            NotFound: a base image cannot be had.
+        """
+        extras = extras or Extras()
+        settings = self._home.load_settings()
+        reference = oci.Reference.parse(request.tag) if request.tag else None
+        if reference is None and request.push:
+            raise BadRequest("an image without a tag cannot be pushed", hint="give it one with -t")
+        shelf = Shelf(self._home)
+        stand_ins = StandIns(self._home, self._clock)
+        origins = Origins(self._home, settings, shelf, stand_ins)
+        job = _job(request, extras)
+        with room(self._home) as here:
+            execution = Execution(shelf, here, job, origins.resolve, progress, self._clock)
+            outcome: Outcome = with_own_mounts(execution.run)
+        made = layout.documents(outcome.image, job.epoch_s, {})
+        name = str(reference) if reference else made.digest
+        if outcome.image.layers:
+            shelf.images.add(name, made.manifest, made.config)
+        if extras.layout:
+            layout.write(
+                extras.layout, made, outcome.image.layers, shelf, reference.tag if reference else ""
+            )
+        if request.push and reference:
+            repository = repository_for(reference, settings)
+            with RegistryClient.of_platform(self._home, settings) as client:
+                push(client, repository, reference.tag, made, outcome.image, shelf)
+            progress(f"pushed {name}")
+        return _result(request, outcome, made)
+
+
+def image_builder(home: Home) -> Builder:
+    """The provider of the port."""
+    return Builder(home)
+
+
+def _job(request: BuildRequest, extras: Extras) -> Job:
+    if not request.context.is_dir():
+        raise BadRequest(f"{request.context} is no directory")
+    try:
+        text = request.dockerfile.read_text(encoding="utf-8")
+    except FileNotFoundError as error:
+        raise BadRequest(f"there is no {request.dockerfile}") from error
+    except (OSError, UnicodeDecodeError) as error:
+        raise BadRequest(f"cannot read {request.dockerfile}: {error}") from error
+    try:
+        name = str(request.dockerfile.relative_to(request.context))
+    except ValueError:
+        name = str(request.dockerfile)
+    return Job(
+        dockerfile=parse(text, name),
+        context=Tree(request.context.resolve(), _ignore_rules(request), "build context"),
+        target=request.target,
+        build_args=request.build_args,
+        labels=request.labels,
+        secrets=extras.secrets or {},
+        no_cache=request.no_cache,
+    )
+
+
+def _ignore_rules(request: BuildRequest) -> IgnoreRules:
+    """``Dockerfile.dockerignore`` beside the Dockerfile, else ``.dockerignore`` of the context."""
+    own = request.dockerfile.with_name(f"{request.dockerfile.name}.dockerignore")
+    for path in (own, request.context / ".dockerignore"):
+        try:
+            return IgnoreRules.parse(path.read_text(encoding="utf-8"), path.name)
+        except FileNotFoundError:
+            continue
+        except (OSError, UnicodeDecodeError) as error:
+            raise BadRequest(f"cannot read {path}: {error}") from error
+    return IgnoreRules(())
+
+
+def _result(request: BuildRequest, outcome: Outcome, made: layout.Documents) -> BuildResult:
+    ports = outcome.image.config.get("ExposedPorts") or {}
+    tcp = sorted(int(p.partition("/")[0]) for p in ports if not p.endswith(("/udp", "/sctp")))
+    return BuildResult(
+        reference=request.tag,
+        digest=made.digest,
+        inputs_digest=outcome.inputs_digest,
+        bases=outcome.bases,
+        exposed_ports=tuple(tcp),
+        size_bytes=sum(layer.size_bytes for layer in outcome.image.layers),
+        steps_total=outcome.steps_total,
+        steps_cached=outcome.steps_cached,
+    )

@@ -1,0 +1,168 @@
+"""Where base images come from: the platform's registry, upstream registries, builds, stand-ins."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import msgspec
+
+from underway.base.errors import BadRequest, NotFound, ServiceUnavailable, UnderwayError
+from underway.base.home import Home, Settings
+from underway.capabilities.build.backend import layout, machine
+from underway.capabilities.build.backend.bases import StandIns
+from underway.capabilities.build.backend.shelf import Shelf
+from underway.capabilities.build.model import Image
+from underway.kit.ports import BaseImage, Progress
+from underway.transport.registry import Manifest, RegistryClient, repository_for
+from underway.wire import oci
+
+
+class Upstream(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """A registry to ask for the images whose full names begin with ``prefix``.
+
+    ``url`` is its address; ``insecure`` allows plain http. The host is not part of what is asked
+    for there: ``docker.io/library/redis`` is asked for as ``library/redis``.
+    """
+
+    prefix: str
+    url: str
+    insecure: bool = False
+    ca_file: str = ""
+    username: str = ""
+    password: str = ""
+
+
+def upstreams(file: Path) -> list[Upstream]:
+    """The configured upstream registries; none where the file is missing.
+
+    Raises:
+        BadRequest: the file is not a list of registries.
+    """
+    try:
+        found = msgspec.json.decode(file.read_bytes(), type=list[Upstream])
+    except FileNotFoundError:
+        return []
+    except msgspec.MsgspecError as error:
+        raise BadRequest(
+            f"{file}: {error}", hint='it must hold [{"prefix": "docker.io", "url": "https://…"}]'
+        ) from error
+    for each in found:
+        if not each.url.startswith("https://") and not (
+            each.insecure and each.url.startswith("http://")
+        ):
+            raise BadRequest(f"{file}: {each.url} must be https, or http with insecure: true")
+    return found
+
+
+@dataclass(frozen=True)
+class Origins:
+    """Finds base images by name."""
+
+    home: Home
+    settings: Settings
+    shelf: Shelf
+    stand_ins: StandIns
+
+    def resolve(self, name: str, tell: Progress) -> tuple[Image, BaseImage]:
+        """An image by the name FROM gives it, fetched and unpacked.
+
+        Asked in this order: the platform's own registry for names that begin with its address,
+        configured upstream registries, images built here, stand-ins.
+
+        Raises:
+            NotFound: nobody has it; says what can be had.
+        """
+        reference = oci.Reference.parse(name)
+        repository = repository_for(reference, self.settings)
+        if repository == reference.repository:
+            with RegistryClient.of_platform(self.home, self.settings) as client:
+                image, digest = self._fetch(client, repository, reference)
+            tell(f"base {name}: from the platform's registry")
+            return image, BaseImage(str(reference), repository, digest, "registry")
+        found = self._upstream(reference, tell)
+        if found:
+            image, digest = found
+            return image, BaseImage(str(reference), repository, digest, "registry")
+        built = self.shelf.image(str(reference))
+        if built:
+            tell(f"base {name}: built here before")
+            return built[0], BaseImage(str(reference), repository, built[1], "registry")
+        made = self.stand_ins.find_or_make(str(reference), tell)
+        image, documents = layout.read(made, self.shelf)
+        tell(f"base {name}: stand-in assembled from Debian packages")
+        return image, BaseImage(str(reference), repository, documents.digest, "stand-in")
+
+    def _upstream(self, reference: oci.Reference, tell: Progress) -> tuple[Image, str] | None:
+        for each in upstreams(self.home.root / "registries.json"):
+            prefix = each.prefix.rstrip("/")
+            if reference.name != prefix and not reference.name.startswith(f"{prefix}/"):
+                continue
+            ca_file = Path(each.ca_file) if each.ca_file else None
+            try:
+                with RegistryClient(
+                    each.url, ca_file=ca_file, username=each.username, password=each.password
+                ) as client:
+                    found = self._fetch(client, reference.repository, reference)
+            except NotFound:
+                continue
+            except (ServiceUnavailable, OSError) as error:
+                tell(f"warning: {each.url} cannot be asked for {reference}: {error}")
+                continue
+            tell(f"base {reference}: from {each.url}")
+            return found
+        return None
+
+    def _fetch(
+        self, client: RegistryClient, repository: str, reference: oci.Reference
+    ) -> tuple[Image, str]:
+        manifest = client.manifest(repository, reference.target)
+        content = manifest.decode()
+        if "manifests" in content:
+            manifest = self._for_this_machine(client, repository, manifest)
+            content = manifest.decode()
+        try:
+            config_digest = content["config"]["digest"]
+            data = b"".join(client.blob(repository, config_digest))
+            if oci.digest_of(data) != config_digest:
+                raise BadRequest(f"{reference}: its config is not {config_digest}")
+            image = Image.read(content, msgspec.json.decode(data))
+        except (KeyError, TypeError, ValueError) as error:
+            raise BadRequest(f"{reference} is no image: {error}") from error
+        for layer in image.layers:
+            if not self.shelf.has(layer):
+                self.shelf.take(layer, client.blob(repository, layer.digest))
+        return image, manifest.digest
+
+    def _for_this_machine(
+        self, client: RegistryClient, repository: str, index: Manifest
+    ) -> Manifest:
+        arch = machine.architecture()
+        for entry in index.decode()["manifests"]:
+            platform = entry.get("platform") or {}
+            if (platform.get("os"), platform.get("architecture")) == ("linux", arch):
+                return client.manifest(repository, entry["digest"])
+        raise NotFound(f"{repository} has no image for linux/{arch}")
+
+
+def push(
+    client: RegistryClient, repository: str, tag: str, made: layout.Documents, image: Image,
+    shelf: Shelf,
+) -> None:  # fmt: skip
+    """Upload an image, its blobs before its manifest.
+
+    Raises:
+        UnderwayError: the registry refused or cannot be reached.
+    """
+    try:
+        for layer in image.layers:
+            blob = shelf.blob(layer.digest)
+            client.push_blob(repository, layer.digest, blob, layer.size_bytes)
+        config_digest = oci.digest_of(made.config)
+        client.push_blob(repository, config_digest, made.config, len(made.config))
+        client.push_manifest(repository, tag, made.manifest, oci.MANIFEST)
+    except UnderwayError as error:
+        raise type(error)(
+            f"pushing {repository}:{tag}: {error.message}",
+            hint=error.hint or "is the platform up? `underway status` says so",
+        ) from error

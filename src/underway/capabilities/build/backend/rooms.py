@@ -1,0 +1,87 @@
+"""A directory of its own for each build under way, and what killed builds left behind."""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import os
+import secrets
+import shutil
+import subprocess
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from underway.base.home import Home
+from underway.linux.cgroups import Cgroups
+
+RUNTIME = "runc"
+_DELETE_TIMEOUT_S = 30
+
+
+@dataclass(frozen=True, slots=True)
+class Room:
+    """``runtime_state`` is the OCI runtime's ``--root`` for this build's containers."""
+
+    id: str
+    path: Path
+    cgroup_parent: str
+
+    @property
+    def runtime_state(self) -> Path:
+        """Where the runtime keeps this build's containers."""
+        return self.path / "runc"
+
+
+@contextlib.contextmanager
+def room(home: Home) -> Iterator[Room]:
+    """A build's directory, locked as long as the build lives and gone afterwards."""
+    rooms = home.builds / "run"
+    rooms.mkdir(parents=True, exist_ok=True)
+    sweep(home)
+    made = Room(secrets.token_hex(6), rooms / secrets.token_hex(6), f"/underway-{home.id}")
+    made.path.mkdir(mode=0o700)
+    held = os.open(made.path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    fcntl.flock(held, fcntl.LOCK_EX)
+    try:
+        yield made
+    finally:
+        _clear(made.path)
+        os.close(held)
+
+
+def sweep(home: Home) -> None:
+    """End the containers and remove the directories of builds that no longer live."""
+    rooms = home.builds / "run"
+    if not rooms.is_dir():
+        return
+    for path in rooms.iterdir():
+        try:
+            held = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        except OSError:
+            continue
+        try:
+            fcntl.flock(held, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            _clear(path)
+        except BlockingIOError:
+            continue
+        finally:
+            os.close(held)
+
+
+def teardown(home: Home) -> None:
+    """End what killed builds left running, and take the platform's cgroup away if it is empty."""
+    sweep(home)
+    Cgroups().remove(f"/underway-{home.id}")
+
+
+def _clear(path: Path) -> None:
+    state = path / "runc"
+    for container in state.iterdir() if state.is_dir() else ():
+        subprocess.run(
+            [RUNTIME, "--root", str(state), "delete", "--force", container.name],
+            capture_output=True,
+            timeout=_DELETE_TIMEOUT_S,
+            check=False,
+        )
+    shutil.rmtree(path, ignore_errors=True)

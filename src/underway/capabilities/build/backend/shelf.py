@@ -1,0 +1,127 @@
+"""What builds keep: layers, their compressed blobs, images, and which step gave which layer."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import shutil
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from underway.base.errors import NotFound
+from underway.base.files import write_atomic
+from underway.base.home import Home
+from underway.capabilities.build.model import Image, Layer
+from underway.linux.images import ImageStore, verified
+from underway.linux.layers import LayerStore
+
+CHUNK_BYTES = 1 << 20
+
+
+class _Record(msgspec.Struct):
+    """A step's result; no layer means that it changed no file."""
+
+    layer: Layer | None
+
+
+class Shelf:
+    """The builder's part of the home directory."""
+
+    def __init__(self, home: Home) -> None:
+        self.layers = LayerStore(home.layers)
+        self.images = ImageStore(home.builds / "images", self.layers)
+        self.blobs = home.builds / "blobs"
+        self.caches = home.builds / "caches"
+        self._steps = home.builds / "steps"
+
+    def blob(self, digest: str) -> Path:
+        """Where a layer's compressed blob lies."""
+        return self.blobs / digest.removeprefix("sha256:")
+
+    def recall(self, key: str) -> tuple[bool, Layer | None]:
+        """Whether a step's result is known and whole, and its layer."""
+        try:
+            record = msgspec.json.decode((self._steps / key[:2] / key).read_bytes(), type=_Record)
+        except (FileNotFoundError, msgspec.MsgspecError):
+            return False, None
+        if record.layer is None:
+            return True, None
+        return self.has(record.layer), record.layer
+
+    def remember(self, key: str, layer: Layer | None) -> None:
+        """Keep a step's result."""
+        folder = self._steps / key[:2]
+        folder.mkdir(parents=True, exist_ok=True)
+        write_atomic(folder / key, msgspec.json.encode(_Record(layer)), durable=False)
+
+    def has(self, layer: Layer) -> bool:
+        """Whether blob and unpacked layer are here; a blob alone is unpacked."""
+        blob = self.blob(layer.digest)
+        try:
+            if blob.stat().st_size != layer.size_bytes:
+                return False
+        except FileNotFoundError:
+            return False
+        if not self.layers.has(layer.diff_id):
+            self.layers.unpack(layer.diff_id, pieces(blob), layer.media_type)
+        return True
+
+    def take(self, layer: Layer, chunks: Iterable[bytes]) -> None:
+        """Keep a layer that comes from elsewhere: its blob as it is, and unpacked.
+
+        Raises:
+            BadRequest: the bytes are not what the layer's digests say.
+        """
+        if self.has(layer):
+            return
+        self.blobs.mkdir(parents=True, exist_ok=True)
+        blob = self.blob(layer.digest)
+        aside = blob.with_name(f".{blob.name}.{os.getpid()}")
+        try:
+            with aside.open("wb") as stream:
+                for chunk in verified(chunks, layer.digest):
+                    stream.write(chunk)
+            aside.replace(blob)
+        finally:
+            aside.unlink(missing_ok=True)
+        self.layers.unpack(layer.diff_id, pieces(blob), layer.media_type)
+
+    def image(self, reference_or_digest: str) -> tuple[Image, str] | None:
+        """An image built or fetched before, with its digest."""
+        stored = self.images.get(reference_or_digest)
+        if stored is None:
+            return None
+        image = Image.read(stored.manifest, stored.config)
+        return (image, stored.digest) if all(map(self.has, image.layers)) else None
+
+
+def pieces(path: Path) -> Iterator[bytes]:
+    """A file in chunks."""
+    with path.open("rb") as stream:
+        while chunk := stream.read(CHUNK_BYTES):
+            yield chunk
+
+
+def link_or_copy(source: Path, target: Path) -> None:
+    """Give a file that never changes a second name, or a copy on another file system."""
+    if target.exists():
+        return
+    with contextlib.suppress(OSError):
+        target.hardlink_to(source)
+        return
+    shutil.copyfile(source, target)
+
+
+def decode(path: Path) -> Any:
+    """A JSON file.
+
+    Raises:
+        NotFound: it is missing or broken.
+    """
+    try:
+        return msgspec.json.decode(path.read_bytes())
+    except (OSError, msgspec.DecodeError) as error:
+        raise NotFound(f"{path}: {error}") from error

@@ -1,0 +1,145 @@
+"""``RUN --mount``: what a single step sees besides the image.
+
+Source: BuildKit ``docs/reference.md`` (RUN --mount).
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import os
+import posixpath
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from types import TracebackType
+from typing import Self
+
+from underway.base.errors import BadRequest
+from underway.capabilities.build.backend.copying import Manner, copy_into
+from underway.capabilities.build.backend.paths import inside
+from underway.capabilities.build.backend.rooms import Room
+from underway.capabilities.build.backend.shelf import Shelf
+from underway.capabilities.build.backend.trees import Tree
+from underway.capabilities.build.rules.container import Bind
+from underway.capabilities.build.rules.keys import framed
+from underway.wire.dockerfile_words import expand
+
+
+class StepMounts:
+    """The mounts of one RUN, as what its container needs; caches stay locked while it lasts."""
+
+    def __init__(
+        self,
+        room: Room,
+        shelf: Shelf,
+        options: Sequence[Mapping[str, str]],
+        secrets: Mapping[str, Path],
+    ) -> None:
+        self._room, self._shelf = room, shelf
+        self._options, self._secrets = options, secrets
+        self._held = contextlib.ExitStack()
+        self.binds: list[Bind] = []
+        self.tmpfs: dict[str, str] = {}
+        self.environment: dict[str, str] = {}
+        self.key: list[str] = []
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self._held.close()
+
+    def open(
+        self,
+        tree_of: Callable[[str], tuple[Tree, str]],
+        scope: Mapping[str, str],
+        escape: str,
+        context: Tree | None = None,
+    ) -> None:
+        """Prepare each mount.
+
+        Raises:
+            BadRequest: a mount asks for what cannot be given.
+        """
+        for index, raw in enumerate(self._options):
+            options = {name: expand(value, scope, escape) for name, value in raw.items()}
+            kind = options["type"]
+            if kind == "cache":
+                self._cache(options)
+            elif kind == "tmpfs":
+                size = options.get("size", "")
+                self.tmpfs[options["target"]] = "mode=1777" + (f",size={size}" if size else "")
+            elif kind == "secret":
+                self._secret(options, index)
+            elif kind == "bind":
+                self._bind(options, index, tree_of, context)
+            elif options.get("required") == "true":
+                raise BadRequest("--mount=type=ssh: there is no agent to forward")
+            if kind != "secret":
+                self.key.append(framed(options))
+
+    def _cache(self, options: Mapping[str, str]) -> None:
+        target = posixpath.join("/", options["target"])
+        name = options.get("id") or target
+        folder = self._shelf.caches / framed(name)[:32]
+        if not folder.is_dir():
+            folder.mkdir(parents=True, exist_ok=True)
+            folder.chmod(int(options.get("mode", "755"), 8))
+            os.chown(folder, int(options.get("uid", 0)), int(options.get("gid", 0)))
+        if options.get("sharing", "shared") != "shared":
+            lock = self._held.enter_context(folder.with_suffix(".lock").open("w"))
+            fcntl.flock(lock, fcntl.LOCK_EX)
+        self.binds.append(Bind(str(folder), target, options.get("readonly") == "true"))
+
+    def _secret(self, options: Mapping[str, str], index: int) -> None:
+        name = options.get("id") or posixpath.basename(options.get("target", ""))
+        source = self._secrets.get(name)
+        if source is None:
+            if options.get("required") == "true":
+                raise BadRequest(f"the secret {name} is required", hint=f"--secret id={name},src=…")
+            return
+        data = source.read_bytes()
+        if "env" in options:
+            self.environment[options["env"]] = data.decode("utf-8", "replace")
+            if "target" not in options:
+                return
+        copied = self._room.path / f"secret-{index}"
+        copied.unlink(missing_ok=True)
+        descriptor = os.open(copied, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+        with os.fdopen(descriptor, "wb") as stream:
+            stream.write(data)
+        copied.chmod(int(options.get("mode", "400"), 8))
+        os.chown(copied, int(options.get("uid", 0)), int(options.get("gid", 0)))
+        target = options.get("target") or f"/run/secrets/{name}"
+        self.binds.append(Bind(str(copied), target, read_only=True))
+
+    def _bind(
+        self,
+        options: Mapping[str, str],
+        index: int,
+        tree_of: Callable[[str], tuple[Tree, str]],
+        context: Tree | None,
+    ) -> None:
+        source = options.get("source", "/")
+        target = posixpath.join("/", options["target"])
+        if options.get("from"):
+            tree, identity = tree_of(options["from"])
+            self.key.append(identity)
+            self.binds.append(Bind(str(inside(tree.root, source)), target, read_only=True))
+            return
+        if context is None:
+            raise BadRequest("--mount=type=bind needs a build context")
+        # A copy, so that the step sees what the ignore file leaves and cannot change the source.
+        found = context.find(source)
+        self.key.append(context.digest(found))
+        folder = self._room.path / "binds" / f"{len(self.key)}-{index}"
+        folder.mkdir(parents=True, exist_ok=True)
+        single = (context.root / found[0].relative).is_file()
+        place = "/file" if single else "/"
+        copy_into(folder, context, found, place, Manner())
+        self.binds.append(Bind(str(folder / "file" if single else folder), target))

@@ -1,0 +1,1 @@
+"""Recipes of stand-in base images, as data."""

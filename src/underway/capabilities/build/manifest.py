@@ -1,0 +1,16 @@
+"""What this capability is made of."""
+
+from underway.kit import Capability
+
+CAPABILITY = Capability(
+    id="build",
+    summary="Build images from Dockerfiles, on base images from registries or Debian packages.",
+    commands={"build": "underway.capabilities.build.cli:build"},
+    command_summaries={"build": "Build an image from a Dockerfile."},
+    provides={
+        "image-builder": "underway.capabilities.build.backend.builder:image_builder",
+        "base-images": "underway.capabilities.build.backend.bases:base_images",
+    },
+    teardown="underway.capabilities.build.backend.rooms:teardown",
+    probe="underway.capabilities.build.backend.machine:probe",
+)

@@ -1,0 +1,86 @@
+"""A home for builds, and a builder with the progress it told."""
+
+import os
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import pytest
+
+from underway.base.home import Home
+from underway.capabilities.build.backend import rooms
+from underway.capabilities.build.backend.bases import CACHE_VARIABLE
+from underway.capabilities.build.backend.builder import Builder, Extras
+from underway.kit.ports import BuildRequest, BuildResult
+from underway.linux import mounts
+from underway.linux.images import ImageStore
+from underway.linux.layers import LayerStore
+
+
+@dataclass
+class Yard:
+    """Builds Dockerfiles in a context directory and looks at what came of them."""
+
+    home: Home
+    context: Path
+    told: list[str] = field(default_factory=list)
+
+    def write(self, **files):
+        for name, content in files.items():
+            self.put(name, content)
+
+    def put(self, name, content, mode=0o644):
+        path = self.context / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(content if isinstance(content, bytes) else content.encode())
+        path.chmod(mode)
+        return path
+
+    def build(self, dockerfile, *, layout=None, secrets=None, **options) -> BuildResult:
+        file = self.context.parent / "Dockerfile"
+        file.write_text(dockerfile)
+        self.told.clear()
+        request = BuildRequest(
+            context=self.context,
+            dockerfile=file,
+            tag=options.pop("tag", "test/image:1"),
+            push=options.pop("push", False),
+            **options,
+        )
+        extras = Extras(layout, secrets)
+        return Builder(self.home).build(request, self.told.append, extras)
+
+    def image(self, name="docker.io/test/image:1"):
+        return ImageStore(self.home.builds / "images", LayerStore(self.home.layers)).get(name)
+
+    def config(self, name="docker.io/test/image:1"):
+        return self.image(name).config["config"]
+
+    def look(self, see, name="docker.io/test/image:1"):
+        """What ``see`` makes of the image's mounted root."""
+        image, store = self.image(name), LayerStore(self.home.layers)
+        point = self.home.root / "look"
+        point.mkdir(exist_ok=True)
+
+        def work():
+            store.mount(image.diff_ids, point)
+            try:
+                return see(point)
+            finally:
+                mounts.unmount(point)
+
+        return mounts.with_own_mounts(work)
+
+    def read(self, path, name="docker.io/test/image:1"):
+        return self.look(lambda root: (root / path.lstrip("/")).read_text(), name)
+
+
+@pytest.fixture
+def yard(tmp_path, monkeypatch):
+    if CACHE_VARIABLE not in os.environ:
+        monkeypatch.setenv(CACHE_VARIABLE, "/var/cache/underway/bases")
+    home = Home(tmp_path / "home")
+    context = tmp_path / "context"
+    context.mkdir()
+    yield Yard(home, context)
+    rooms.teardown(home)
+    assert not list((home.builds / "run").glob("*"))
