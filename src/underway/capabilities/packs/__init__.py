@@ -1,0 +1,1 @@
+"""From a source directory to a Dockerfile and Kubernetes manifests."""

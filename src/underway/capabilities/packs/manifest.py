@@ -1,0 +1,11 @@
+"""What this capability is made of."""
+
+from underway.kit import Capability
+
+CAPABILITY = Capability(
+    id="packs",
+    summary="From source to Dockerfile and Kubernetes manifests: Python, Node, Go, static sites.",
+    commands={"pack": "underway.capabilities.packs.cli:pack"},
+    command_summaries={"pack": "Detect what a source directory is and write what it lacks."},
+    provides={"source-fitter": "underway.capabilities.packs.backend:make"},
+)

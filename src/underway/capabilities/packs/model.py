@@ -1,0 +1,62 @@
+"""What is known of a source directory, and what is to be written for it."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+MARKER = "# underway-pack: "
+"""Begins the line by which a Dockerfile of ours tells what it was made for."""
+
+
+@dataclass(frozen=True)
+class Listing:
+    """Names of files below a directory (with ``/``), and the text of those worth reading."""
+
+    files: frozenset[str]
+    texts: Mapping[str, str] = field(default_factory=dict)
+
+    def text(self, path: str) -> str:
+        """The text of a file; empty where it is missing, large or no text."""
+        return self.texts.get(path, "")
+
+    def first(self, *paths: str) -> str:
+        """The first of these files that is there, or empty."""
+        return next((path for path in paths if path in self.files), "")
+
+    def folder(self, path: str) -> bool:
+        """Whether there is such a folder with files in it."""
+        return any(name.startswith(f"{path}/") for name in self.files)
+
+    def matching(self, pattern: str) -> list[str]:
+        """Files whose whole path matches a pattern, sorted."""
+        expression = re.compile(pattern)
+        return sorted(name for name in self.files if expression.fullmatch(name))
+
+
+@dataclass(frozen=True)
+class Plan:
+    """How a source is turned into an image.
+
+    ``template`` names the Dockerfile's template, empty where the source brings its own. ``values``
+    fill it in. ``command`` is the exec form of what the image runs. ``go_package`` is what has to
+    be compiled before the image is built.
+    """
+
+    language: str
+    evidence: str
+    port: int
+    template: str = ""
+    command: tuple[str, ...] = ()
+    values: Mapping[str, object] = field(default_factory=dict)
+    go_package: str = ""
+
+
+@dataclass(frozen=True)
+class Lacking:
+    """It looks like a source of some language, and yet cannot be run for a reason."""
+
+    language: str
+    reason: str
+    hint: str = ""
