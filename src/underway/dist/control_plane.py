@@ -20,6 +20,7 @@ from underway.dist import processes
 from underway.kit import Capability, Ready, registry
 from underway.reconcile.manager import Manager
 from underway.server.app import ApiServer
+from underway.server.nodes import NodeConnector
 from underway.transport import front, pki
 from underway.transport.tunnel import tunnel
 from underway.wire.http import Request, Response
@@ -39,7 +40,7 @@ async def _run(home: Home) -> None:
     settings = home.load_settings()
     capabilities = [each for each in registry.installed() if _can_run(each)]
     async with AsyncExitStack() as stack:
-        server = ApiServer(home, settings, connect_node=_node_connector(home, settings))
+        server = ApiServer(home, settings=settings, connector=_node_connector(home, settings))
         await server.start()
         stack.push_async_callback(server.stop)
         context = pki.server_context(
@@ -116,16 +117,16 @@ def _established(crd: Object) -> bool:
     return found is not None and found.get("status") == "True"
 
 
-def _node_connector(home: Home, settings: Settings):
+def _node_connector(home: Home, settings: Settings) -> NodeConnector:
     context = pki.client_context(
         home.pki / "ca.crt",
         home.pki / "apiserver-kubelet-client.crt",
         home.pki / "apiserver-kubelet-client.key",
     )
 
-    async def connect(node: Object, request: Request) -> Response:
-        endpoints = (node.get("status") or {}).get("daemonEndpoints") or {}
-        port = (endpoints.get("kubeletEndpoint") or {}).get("Port") or settings.node_port
-        return await tunnel(request, settings.bind_address, port, context)
+    async def connect(_node: Object, request: Request) -> Response:
+        # One machine, one node: its agent listens where the platform's other services do.
+        host, port = settings.bind_address, settings.node_port
+        return await tunnel(request, host, port, context, request.path, request.query)
 
     return connect

@@ -1,0 +1,1 @@
+"""The OCI registry: where images are pushed and pulled."""

@@ -1,0 +1,11 @@
+"""What this capability is made of."""
+
+from underway.kit import Capability, Route
+
+CAPABILITY = Capability(
+    id="registry",
+    summary="An OCI registry: push and pull images with any client.",
+    commands={"registry": "underway.capabilities.registry.cli:registry"},
+    command_summaries={"registry": "List the registry's images, and free what is unused."},
+    routes=(Route("registry", "underway.capabilities.registry.routes:app", "registry_port"),),
+)

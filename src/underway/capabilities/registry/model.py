@@ -1,0 +1,120 @@
+"""The registry's errors and stored values.
+
+Source: opencontainers/distribution-spec 1.1, error codes.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+from underway.base.errors import UnderwayError
+
+
+class RegistryError(UnderwayError):
+    """An error with a code of the distribution specification."""
+
+    spec_code: ClassVar[str] = "UNKNOWN"
+    code = 400
+
+    def body(self) -> dict[str, Any]:
+        """The error as the specification writes it."""
+        return {
+            "errors": [
+                {"code": self.spec_code, "message": self.message, "detail": self.details or None}
+            ]
+        }
+
+
+class BlobUnknown(RegistryError):
+    """The repository has no such blob."""
+
+    spec_code, code = "BLOB_UNKNOWN", 404
+
+
+class UploadUnknown(RegistryError):
+    """There is no such upload."""
+
+    spec_code, code = "BLOB_UPLOAD_UNKNOWN", 404
+
+
+class UploadInvalid(RegistryError):
+    """The upload cannot go on like this."""
+
+    spec_code, code = "BLOB_UPLOAD_INVALID", 400
+
+
+class RangeInvalid(RegistryError):
+    """The chunk does not begin where the upload stands."""
+
+    spec_code, code = "BLOB_UPLOAD_INVALID", 416
+
+
+class DigestInvalid(RegistryError):
+    """The digest is malformed, or not that of the content."""
+
+    spec_code, code = "DIGEST_INVALID", 400
+
+
+class ManifestUnknown(RegistryError):
+    """The repository has no such manifest."""
+
+    spec_code, code = "MANIFEST_UNKNOWN", 404
+
+
+class ManifestInvalid(RegistryError):
+    """The manifest is malformed."""
+
+    spec_code, code = "MANIFEST_INVALID", 400
+
+
+class ManifestBlobUnknown(RegistryError):
+    """The manifest names content that the repository does not have."""
+
+    spec_code, code = "MANIFEST_BLOB_UNKNOWN", 404
+
+
+class NameInvalid(RegistryError):
+    """The repository's name is malformed."""
+
+    spec_code, code = "NAME_INVALID", 400
+
+
+class NameUnknown(RegistryError):
+    """There is no such repository."""
+
+    spec_code, code = "NAME_UNKNOWN", 404
+
+
+class LoginRequired(RegistryError):
+    """No, or wrong, credentials."""
+
+    spec_code, code = "UNAUTHORIZED", 401
+
+
+class Unsupported(RegistryError):
+    """The registry does not do this."""
+
+    spec_code, code = "UNSUPPORTED", 405
+
+
+@dataclass(frozen=True, slots=True)
+class Stored:
+    """A manifest as it is kept."""
+
+    digest: str
+    media_type: str
+    data: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class Route:
+    """What a path asks for.
+
+    ``kind`` is base, catalog, blob, uploads, upload, manifest, tags or referrers; ``reference`` is
+    the digest, tag or upload id.
+    """
+
+    kind: str
+    repository: str = ""
+    reference: str = ""
