@@ -175,6 +175,15 @@ def test_unknown_fields_and_managed_fields_cannot_be_applied() -> None:
         ssa(None, applied)
 
 
+@pytest.mark.parametrize(
+    "metadata", [[], "x", {"annotations": []}, {"labels": {"a": 1}}, {"managedFields": "x"}]
+)
+def test_malformed_metadata_is_a_bad_request(metadata: object) -> None:
+    applied = {**deployment(replicas=1), "metadata": metadata}
+    with pytest.raises(BadRequest):
+        ssa(None, applied, "kubectl")
+
+
 def test_kubectl_takes_over_from_client_side_apply() -> None:
     first = deployment(replicas=2)
     first["metadata"]["annotations"] = {LAST_APPLIED: json.dumps(first)}

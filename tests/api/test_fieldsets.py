@@ -1,5 +1,6 @@
 """Sets of field paths: their JSON, what an object owns, how two versions differ."""
 
+import contextlib
 import copy
 
 import pytest
@@ -59,6 +60,27 @@ def test_fields_v1_is_read_as_upstream_writes_it() -> None:
 def test_malformed_fields_v1_is_a_bad_request(node: object) -> None:
     with pytest.raises(BadRequest):
         from_fields_v1(node)
+
+
+JSON = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.text(max_size=3),
+    lambda below: (
+        st.lists(below, max_size=2)
+        | st.dictionaries(
+            st.sampled_from([".", "f:a", "k:{}", "v:1", "k:[1]", "x", "", "k:"]), below
+        )
+    ),
+    max_leaves=10,
+)
+
+
+@given(JSON)
+def test_fields_v1_of_any_shape_only_raises_bad_request(node: object) -> None:
+    with contextlib.suppress(BadRequest):
+        paths = from_fields_v1(node)
+        for path in paths:
+            fieldsets.path_text(path)
+        to_fields_v1(paths)
 
 
 def test_paths_are_shown_as_upstream_shows_them() -> None:

@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 
-from underway.base.errors import ServiceUnavailable
+from underway.base.errors import Conflict, ServiceUnavailable
 from underway.linux import links, network, nft
 from underway.linux.network import Attachment, PodNetwork
 
@@ -41,9 +41,14 @@ sys.stdout.write(peer.recv(100).decode())
 
 @pytest.fixture
 def net():
-    made = PodNetwork(secrets.token_hex(3), network.free_pod_cidr())
+    made = PodNetwork(secrets.token_hex(3), unused_cidr())
     yield made
     made.remove()
+
+
+def unused_cidr():
+    """A range of its own for each test, also where several runs share the machine."""
+    return f"10.243.{secrets.randbelow(256)}.0/24"
 
 
 def inside(pod: Attachment, code: str, *args: str) -> subprocess.CompletedProcess[str]:
@@ -192,7 +197,7 @@ def test_ensure_mends_a_bridge_that_somebody_removed(net):
 
 
 def test_remove_leaves_nothing_behind_and_other_platforms_alone(net):
-    other = PodNetwork(secrets.token_hex(3), network.free_pod_cidr([str(net.cidr)]))
+    other = PodNetwork(secrets.token_hex(3), unused_cidr())
     try:
         kept = other.attach("uid-1")
         pod = net.attach("uid-1")
@@ -214,6 +219,15 @@ def test_free_ranges_avoid_what_is_in_use(net):
     assert network.free_service_cidr(taken) == "10.127.0.0/16"
     with pytest.raises(ServiceUnavailable, match="overlaps"):
         network.free_service_cidr(["10.0.0.0/8"])
+
+
+def test_a_range_another_link_has_is_refused(net):
+    net.ensure()
+    other = PodNetwork(secrets.token_hex(3), str(net.cidr))
+    with pytest.raises(Conflict, match=f"link {net.bridge}"):
+        other.attach("uid-1")
+    assert not links.exists(other.bridge)
+    other.remove()
 
 
 def test_the_service_range_leads_to_the_bridge(net):

@@ -115,9 +115,12 @@ def test_an_informer_misses_nothing_over_a_bad_line(tmp_path):
                         await client.delete(CONFIGMAPS, f"c{number}", "default")
                     await asyncio.sleep(0)
                 last = await client.create(CONFIGMAPS, config_map("last"))
+                arrived = asyncio.Event()
+                informer.add_handler(
+                    lambda _kind, _old, new: new and new.meta.name == "last" and arrived.set()
+                )
                 async with asyncio.timeout(20):
-                    while informer.get("default/last") is None:
-                        await asyncio.sleep(0.01)
+                    await arrived.wait()
                 task.cancel()
             wanted = await client.list(CONFIGMAPS, "default")
             assert name_of(last) in {name_of(each) for each in wanted.items}
@@ -233,6 +236,7 @@ def test_a_runnable_that_breaks_is_reported_and_started_again(tmp_path):
         runs = 0
         again = asyncio.Event()
         broken = asyncio.Event()
+        restarted = asyncio.Event()
 
         class Clock(SystemClock):
             async def sleep(self, delay_s: float) -> None:
@@ -244,6 +248,7 @@ def test_a_runnable_that_breaks_is_reported_and_started_again(tmp_path):
             runs += 1
             if runs == 1:
                 raise RuntimeError("first time")
+            restarted.set()
             await asyncio.Event().wait()
 
         async with api_server(tmp_path) as server:
@@ -255,8 +260,7 @@ def test_a_runnable_that_breaks_is_reported_and_started_again(tmp_path):
                 assert not env.manager.healthy()
                 again.set()
                 async with asyncio.timeout(10):
-                    while runs < 2:
-                        await asyncio.sleep(0)
+                    await restarted.wait()
                 assert env.manager.healthy()
             assert not env.manager.healthy()
 

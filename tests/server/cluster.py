@@ -101,6 +101,7 @@ class Cluster:
             **os.environ,
             "KUBECONFIG": str(config or self.kubeconfig()),
             "HOME": str(self.home.root),
+            "TMPDIR": str(self.home.root),
             **(env or {}),
         }
         done = subprocess.run(

@@ -20,6 +20,7 @@ from underway.api.resources import (
     SERVICES,
     Resource,
 )
+from underway.base.clock import FakeClock
 from underway.base.errors import (
     AlreadyExists,
     BadRequest,
@@ -195,7 +196,7 @@ def test_unknown_and_doubled_fields_are_refused_warned_of_or_dropped(tmp_path):
     async def scenario(_server, client):
         path = DEPLOYMENTS.path("default")
         wrong = deployment("x", replcas=3)
-        with pytest.raises(BadRequest, match='unknown field "spec[.]replcas"'):
+        with pytest.raises(BadRequest, match=r'unknown field "spec\.replcas"'):
             await client.request("POST", path, "fieldValidation=Strict", wrong)
         answer = await client.request("POST", path, "fieldValidation=Warn", wrong)
         assert answer.headers["warning"] == r'299 - "unknown field \"spec.replcas\""'
@@ -552,3 +553,46 @@ def test_a_node_is_registered_with_its_status(tmp_path):
         assert (await client.create(NODES, node))["status"]["capacity"] == {"cpu": "2"}
 
     serve(tmp_path, scenario)
+
+
+def test_what_every_namespace_has_comes_back_when_it_is_deleted(tmp_path):
+    (tmp_path / "pki").mkdir()
+    (tmp_path / "pki" / "ca.crt").write_text("the authority")
+
+    async def scenario(_server, client):
+        space = {"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": "demo"}}
+        await client.create(NAMESPACES, space)
+        bundle = await client.get(CONFIGMAPS, "kube-root-ca.crt", "demo")
+        assert bundle["data"] == {"ca.crt": "the authority"}
+        version = bundle["metadata"]["resourceVersion"]
+        events = client.watch(CONFIGMAPS, "demo", resource_version=version)
+        await client.delete(CONFIGMAPS, "kube-root-ca.crt", "demo")
+        async with asyncio.timeout(10):
+            found = [(await anext(events)).type for _ in range(2)]
+        await events.aclose()
+        assert found == ["DELETED", "ADDED"]
+
+    serve(tmp_path, scenario)
+
+
+def test_events_go_after_an_hour(tmp_path):
+    clock = FakeClock()
+
+    async def scenario(_server, client):
+        event = {
+            "apiVersion": "v1",
+            "kind": "Event",
+            "metadata": {"name": "e"},
+            "involvedObject": {"kind": "Pod", "name": "p", "namespace": "default"},
+        }
+        await client.create(EVENTS_CORE, event, "default")
+        events = client.watch(EVENTS_CORE, "default")
+        assert (await anext(events)).type == "ADDED"
+        await clock.advance(3000)
+        assert len((await client.list(EVENTS_CORE, "default")).items) == 1
+        await clock.advance(1200)
+        async with asyncio.timeout(10):
+            assert (await anext(events)).type == "DELETED"
+        await events.aclose()
+
+    serve(tmp_path, scenario, clock=clock)

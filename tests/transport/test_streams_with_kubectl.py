@@ -22,7 +22,7 @@ from tests import peers
 from underway.base.errors import NotFound
 from underway.base.home import Home, Settings
 from underway.client import kubeconfig
-from underway.transport import pki
+from underway.transport import bytestreams, pki
 from underway.transport.bytestreams import dial
 from underway.transport.front import serve
 from underway.transport.streams import port_forward, remote_command
@@ -269,20 +269,17 @@ def test_exec_with_a_terminal_gets_its_size(home, version, websockets):
 
 
 @pytest.mark.parametrize(("version", "websockets"), WAYS)
-def test_a_kubectl_that_is_killed_takes_its_command_with_it(home, version, websockets):
+def test_a_kubectl_that_is_killed_takes_its_command_with_it(home, version, websockets, monkeypatch):
     way = version, websockets
+    monkeypatch.setattr(bytestreams, "HEARTBEAT_S", 0.5)
 
     async def main():
         async with cluster(home):
-            # The command reads none of its input, so that the whole line is blocked.
+            # The command reads none of its endless input, so that the whole line is blocked.
             script = "echo $$; exec sleep 300"
-            process = await start_kubectl(
-                home,
-                way,
-                *("exec", "-i", "web", "--", "sh", "-c", script),
-                stdin=asyncio.subprocess.PIPE,
-            )
-            process.stdin.write(bytes(BIG))
+            arguments = "exec", "-i", "web", "--", "sh", "-c", script
+            with Path("/dev/zero").open("rb") as stdin:  # noqa: ASYNC230  # not a disk
+                process = await start_kubectl(home, way, *arguments, stdin=stdin)
             pid = int(await asyncio.wait_for(process.stdout.readline(), 30))
             process.kill()
             await process.communicate()

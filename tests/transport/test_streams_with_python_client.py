@@ -1,21 +1,56 @@
-"""Exec and port-forward driven by the official Python client (WebSocket, v4)."""
+"""Exec and port-forward driven by the official Python client (WebSocket, v4).
+
+It runs in a process of its own, since it leaves sockets to the garbage collector.
+"""
 
 import asyncio
-import os
-import threading
+import json
+import sys
 
 import pytest
 
-from underway.base.threads import run_blocking
 from underway.transport.bytestreams import dial
 from underway.transport.front import serve
 from underway.transport.streams import port_forward, remote_command
 from underway.wire.http import Request, Response
 
-kubernetes = pytest.importorskip("kubernetes")
-stream_module = pytest.importorskip("kubernetes.stream")
+pytest.importorskip("kubernetes")
 
 pytestmark = pytest.mark.peer
+
+PRELUDE = """
+import json, sys, threading
+from kubernetes import client
+from kubernetes.stream import portforward, stream
+url, *rest = sys.argv[1:]
+core = client.CoreV1Api(client.ApiClient(client.Configuration(host=url)))
+"""
+
+EXEC = """
+session = stream(
+    core.connect_get_namespaced_pod_exec, "web", "default", command=["x"],
+    stdin=True, stdout=True, stderr=True, tty=False, _preload_content=False,
+)
+session.write_stdin("hello ")
+session.write_stdin("quit")
+session.run_forever(timeout=20)
+print(json.dumps([session.read_stdout(), session.read_stderr(), session.returncode]))
+"""
+
+FORWARD = """
+service, closed = map(int, rest)
+session = portforward(
+    core.connect_get_namespaced_pod_portforward, "web", "default", ports=f"{service},{closed}"
+)
+socket = session.socket(service)
+socket.settimeout(20)
+payload = bytes(range(256)) * 1200
+threading.Thread(target=socket.sendall, args=(payload,)).start()
+received = b""
+while len(received) < len(payload):
+    received += socket.recv(65536)
+print(json.dumps([received == payload, session.error(closed)]))
+"""
 
 
 async def echo(streams):
@@ -35,71 +70,38 @@ async def handler(request: Request) -> Response:
     return port_forward(request, lambda port: dial("127.0.0.1", port))
 
 
-def core(port):
-    configuration = kubernetes.client.Configuration(host=f"http://127.0.0.1:{port}")
-    return kubernetes.client.CoreV1Api(kubernetes.client.ApiClient(configuration))
+async def drive(script, *arguments):
+    async with await serve(handler) as server:
+        url = f"http://127.0.0.1:{server.port}"
+        process = await asyncio.create_subprocess_exec(
+            *(sys.executable, "-c", PRELUDE + script, url, *map(str, arguments)),
+            stdout=asyncio.subprocess.PIPE,
+        )
+        try:
+            out, _ = await asyncio.wait_for(process.communicate(), 60)
+        finally:
+            if process.returncode is None:
+                process.kill()
+                await process.wait()
+        return json.loads(out)
 
 
 def test_the_python_client_runs_a_command():
-    def drive(port):
-        session = stream_module.stream(
-            core(port).connect_get_namespaced_pod_exec,
-            *("web", "default"),
-            command=["x"],
-            stdin=True,
-            stdout=True,
-            stderr=True,
-            tty=False,
-            _preload_content=False,
-        )
-        session.write_stdin("hello ")
-        session.write_stdin("quit")
-        session.run_forever(timeout=20)
-        result = session.read_stdout(), session.read_stderr(), session.returncode
-        session.close()
-        return result
-
-    async def main():
-        async with await serve(handler) as server:
-            return await run_blocking(drive, server.port)
-
-    assert asyncio.run(main()) == ("hello quit", "ready\n", 3)
+    assert asyncio.run(drive(EXEC)) == ["hello quit", "ready\n", 3]
 
 
 def test_the_python_client_forwards_ports():
-    payload = os.urandom(300_000)
-
     async def mirror(reader, writer):
         while data := await reader.read(65536):
             writer.write(data)
             await writer.drain()
         writer.close()
 
-    def drive(port, service, closed):
-        session = stream_module.portforward(
-            core(port).connect_get_namespaced_pod_portforward,
-            *("web", "default"),
-            ports=f"{service},{closed}",
-        )
-        socket = session.socket(service)
-        socket.settimeout(20)
-        sender = threading.Thread(target=socket.sendall, args=(payload,))
-        sender.start()
-        received = b""
-        while len(received) < len(payload):
-            received += socket.recv(65536)
-        sender.join()
-        error = session.error(closed)
-        session.websocket.sock.close()  # the client leaves it to the garbage collector
-        session.close()
-        return received, error
-
     async def main():
         service = await asyncio.start_server(mirror, "127.0.0.1", 0)
-        service_port = service.sockets[0].getsockname()[1]
-        async with service, await serve(handler) as server:
-            return await run_blocking(drive, server.port, service_port, 1)
+        async with service:
+            return await drive(FORWARD, service.sockets[0].getsockname()[1], 1)
 
-    received, error = asyncio.run(main())
-    assert received == payload
+    intact, error = asyncio.run(main())
+    assert intact
     assert "error forwarding port 1" in error

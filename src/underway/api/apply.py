@@ -16,7 +16,7 @@ from underway.api import fieldsets
 from underway.api.fieldsets import Comparison, FieldSet, Path, path_text
 from underway.api.objects import Object, name_of, namespace_of
 from underway.api.patches import copy_json, same_json
-from underway.api.schema import Schema, unknown_fields
+from underway.api.schema import Schema, unknown_fields, validate
 from underway.api.validation import shown
 from underway.base.errors import BadRequest, Cause, Conflict
 
@@ -321,6 +321,9 @@ def apply(
         BadRequest: ``applied`` has unknown fields, repeated list items or managedFields.
         Conflict: others own fields that would change; ``causes`` name them.
     """
+    metadata_type = schema.field("metadata")
+    if metadata_type and (wrong := validate(metadata_type, applied.get("metadata", {}))):
+        raise BadRequest(f"metadata.{wrong[0].field}: {wrong[0].message}", causes=wrong)
     if _managed_fields(applied) is not None:
         raise BadRequest("metadata.managedFields must be nil")
     unknown = unknown_fields(schema, applied)

@@ -51,10 +51,10 @@ def _read(node: Any, path: Path, found: FieldSet) -> None:
             found.add(path)
             continue
         at = (*path, _element(name))
-        if child:
-            _read(child, at, found)
-        else:
+        if child == {}:
             found.add(at)
+        else:
+            _read(child, at, found)
 
 
 def _element(text: str) -> str:
@@ -64,9 +64,12 @@ def _element(text: str) -> str:
     if kind not in ("k:", "v:"):
         raise BadRequest(f"fieldsV1 holds the unknown element {text!r}")
     try:
-        return kind + _canonical(msgspec.json.decode(content))
+        value = msgspec.json.decode(content)
     except msgspec.DecodeError as error:
         raise BadRequest(f"fieldsV1 holds the malformed element {text!r}: {error}") from error
+    if kind == "k:" and not isinstance(value, dict):
+        raise BadRequest(f"fieldsV1 holds the malformed element {text!r}: keys are an object")
+    return kind + _canonical(value)
 
 
 def to_fields_v1(paths: FieldSet) -> dict[str, Any]:

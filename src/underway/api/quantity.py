@@ -25,6 +25,7 @@ _BINARY = {name: 1024**power for power, name in enumerate(("Ki", "Mi", "Gi", "Ti
 _DECIMAL = {"n": -9, "u": -6, "m": -3, "k": 3, "M": 6, "G": 9, "T": 12, "P": 15, "E": 18}
 _DECIMAL_SUFFIX = {0: "", **{power: name for name, power in _DECIMAL.items()}}
 _NANO = 10**9
+_LARGEST = 2**63 - 1  # what is larger counts as this
 
 Text = str | int | float
 
@@ -48,7 +49,7 @@ def _parse(text: Text) -> tuple[Fraction, str]:
     if (number * _NANO).denominator != 1:  # finer than a nano: away from zero
         nanos = math.ceil(abs(number) * _NANO)
         number = Fraction(nanos if number > 0 else -nanos, _NANO)
-    return number, family
+    return max(min(number, Fraction(_LARGEST)), Fraction(-_LARGEST)), family
 
 
 def parse(text: Text) -> Fraction:

@@ -11,6 +11,7 @@ from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from underway.api import names
 from underway.api.objects import Object
 from underway.api.resources import Resource
 from underway.base.errors import BadRequest
@@ -23,12 +24,14 @@ Getter = Callable[[str], str]
 class Requirement:
     """One condition on a label.
 
-    ``operator`` is ``In``, ``NotIn``, ``Exists``, ``DoesNotExist``, ``Gt`` or ``Lt``.
+    ``operator`` is ``In``, ``NotIn``, ``Exists``, ``DoesNotExist``, ``Gt`` or ``Lt``. ``equality``
+    says that one value was given by ``=`` or ``!=``, which is how it is then written.
     """
 
     key: str
     operator: str
     values: tuple[str, ...] = ()
+    equality: bool = False
 
     def matches(self, labels: Mapping[str, str]) -> bool:
         """Whether the condition holds; ``NotIn`` holds where the label is absent."""
@@ -56,7 +59,7 @@ class Requirement:
             return f"!{self.key}"
         if self.operator in ("Gt", "Lt"):
             return f"{self.key}{'>' if self.operator == 'Gt' else '<'}{self.values[0]}"
-        if len(self.values) == 1:
+        if self.equality:
             return f"{self.key}{'=' if self.operator == 'In' else '!='}{self.values[0]}"
         word = "in" if self.operator == "In" else "notin"
         return f"{self.key} {word} ({','.join(sorted(self.values))})"
@@ -82,18 +85,14 @@ class LabelSelector:
         return not self.nothing and not self.requirements
 
     def __str__(self) -> str:
-        return ",".join(str(requirement) for requirement in self.requirements)
+        ordered = sorted(self.requirements, key=lambda requirement: requirement.key)
+        return ",".join(str(requirement) for requirement in ordered)
 
 
 EVERYTHING = LabelSelector()
 NOTHING = LabelSelector(nothing=True)
 
 _TOKEN = re.compile(r"\s*(==|=|!=|!|<|>|,|\(|\)|[^\s=!<>,()]+)")
-_KEY = re.compile(
-    r"(?:[a-z0-9](?:[-a-z0-9]*[a-z0-9])?(?:\.[a-z0-9](?:[-a-z0-9]*[a-z0-9])?)*/)?"
-    r"[A-Za-z0-9](?:[-A-Za-z0-9_.]{0,61}[A-Za-z0-9])?"
-)
-_VALUE = re.compile(r"(?:[A-Za-z0-9](?:[-A-Za-z0-9_.]{0,61}[A-Za-z0-9])?)?")
 _PUNCTUATION = frozenset(("=", "==", "!=", "!", "<", ">", ",", "(", ")"))
 
 
@@ -116,9 +115,14 @@ class _Parser:
     def fail(self, found: str, expected: str) -> BadRequest:
         return BadRequest(f"unable to parse requirement: found '{found}', expected: {expected}")
 
+    def fail_between(self, found: str, expected: str) -> BadRequest:
+        return BadRequest(f"found '{found}', expected: {expected}")
+
     def parse(self) -> tuple[Requirement, ...]:
         found: list[Requirement] = []
         while self.peek():
+            if self.peek() in _PUNCTUATION - {"!"}:
+                raise self.fail_between(self.peek(), "!, identifier, or 'end of string'")
             found.append(self.requirement())
             if len(found) > MAX_REQUIREMENTS:
                 raise BadRequest(f"a label selector has at most {MAX_REQUIREMENTS} requirements")
@@ -126,9 +130,9 @@ class _Parser:
             if not separator:
                 break
             if separator != ",":
-                raise self.fail(separator, "',' or 'end of string'")
-            if not self.peek():
-                raise self.fail("", "identifier after ','")
+                raise self.fail_between(separator, "',' or 'end of string'")
+            if self.peek() in _PUNCTUATION - {"!"} or not self.peek():
+                raise self.fail_between(self.peek(), "identifier after ','")
         return tuple(found)
 
     def requirement(self) -> Requirement:
@@ -149,13 +153,12 @@ class _Parser:
             return Requirement(key, "In" if operator == "in" else "NotIn", self.value_set(key))
         if operator in ("=", "==", "!="):
             value = "" if self.peek() in ("", ",") else self.value(key)
-            return Requirement(key, "NotIn" if operator == "!=" else "In", (value,))
+            return Requirement(key, "NotIn" if operator == "!=" else "In", (value,), equality=True)
         if operator in ("<", ">"):
             value = self.value(key)
             if not re.fullmatch(r"[+-]?\d+", value):
                 raise BadRequest(
-                    "unable to parse requirement: values[0]"
-                    f'[{key}]: Invalid value: "{value}": '
+                    f'unable to parse requirement: values[0]: Invalid value: "{value}": '
                     "for 'Gt', 'Lt' operators, the value must be an integer"
                 )
             return Requirement(key, "Gt" if operator == ">" else "Lt", (value,))
@@ -170,7 +173,8 @@ class _Parser:
 
     def value_set(self, key: str) -> tuple[str, ...]:
         if self.take() != "(":
-            raise self.fail(self.tokens[self.at - 1] if self.at <= len(self.tokens) else "", "'('")
+            found = self.tokens[self.at - 1] if self.at <= len(self.tokens) else ""
+            raise BadRequest(f"unable to parse requirement: found '{found}' expected: '('")
         values: list[str] = []
         expect_value = True
         while True:
@@ -193,28 +197,14 @@ class _Parser:
 
 
 def _check_key(key: str) -> None:
-    if len(key) > 317 or not _KEY.fullmatch(key):
-        raise BadRequest(
-            f'unable to parse requirement: <nil>: Invalid value: "{key}": name part must consist '
-            "of alphanumeric characters, '-', '_' or '.', and must start and end with an "
-            "alphanumeric character (e.g. 'MyName',  or 'my.name',  or '123-abc', regex used for "
-            "validation is '([A-Za-z0-9][-A-Za-z0-9_.]*)?[A-Za-z0-9]')"
-        )
+    for message in names.qualified_name(key):
+        raise BadRequest(f'unable to parse requirement: <nil>: Invalid value: "{key}": {message}')
 
 
 def _check_value(key: str, value: str) -> None:
-    if len(value) > 63:
+    for message in names.label_value(value):
         raise BadRequest(
-            f'unable to parse requirement: values[0][{key}]: Invalid value: "{value}": '
-            "must be no more than 63 characters"
-        )
-    if not _VALUE.fullmatch(value):
-        raise BadRequest(
-            f'unable to parse requirement: values[0][{key}]: Invalid value: "{value}": '
-            "a valid label must be an empty string or consist of alphanumeric characters, '-', "
-            "'_' or '.', and must start and end with an alphanumeric character (e.g. 'MyValue',  "
-            "or 'my_value',  or '12345', regex used for validation is "
-            "'(([A-Za-z0-9][-A-Za-z0-9_.]*)?[A-Za-z0-9])?')"
+            f'unable to parse requirement: values[0][{key}]: Invalid value: "{value}": {message}'
         )
 
 
@@ -241,7 +231,7 @@ def from_object(selector: Mapping[str, Any] | None) -> LabelSelector:
     if selector is None:
         return NOTHING
     found = [
-        Requirement(str(key), "In", (str(value),))
+        Requirement(str(key), "In", (str(value),), equality=True)
         for key, value in (selector.get("matchLabels") or {}).items()
     ]
     for expression in selector.get("matchExpressions") or ():
@@ -257,7 +247,9 @@ def from_labels(labels: Mapping[str, str] | None) -> LabelSelector:
     """The selector that wants exactly these labels, as Services have it: none selects nothing."""
     if not labels:
         return NOTHING
-    return LabelSelector(tuple(Requirement(key, "In", (value,)) for key, value in labels.items()))
+    return LabelSelector(
+        tuple(Requirement(key, "In", (value,), equality=True) for key, value in labels.items())
+    )
 
 
 # Field selectors
@@ -315,7 +307,7 @@ def parse_fields(text: str) -> FieldSelector:
         match = re.match(r"([^=!]*)(!=|==|=)", part)
         if match is None:
             raise BadRequest(
-                f"invalid selector: '{part}'; can't understand '{part}'",
+                f"invalid selector: '{text}'; can't understand '{part}'",
                 hint="write field selectors as FIELD=VALUE or FIELD!=VALUE",
             )
         value = _unescape(part[match.end() :])
@@ -330,9 +322,12 @@ def _split_terms(text: str) -> list[str]:
 
 
 def _unescape(value: str) -> str:
-    bad = re.search(r"\\(?![\\,=])|(?<!\\)=", re.sub(r"\\[\\,=]", "", value))
+    bad = re.search(r"\\.?|=", re.sub(r"\\[\\,=]", "", value))
+    if bad and bad[0] == "=":
+        code = ord("=")
+        raise BadRequest(f"invalid field selector: unescaped character in value: {code}")
     if bad:
-        raise BadRequest(f"invalid field selector: invalid escape sequence in '{value}'")
+        raise BadRequest(f"invalid field selector: invalid escape sequence: {bad[0]}")
     return re.sub(r"\\([\\,=])", r"\1", value)
 
 

@@ -11,11 +11,13 @@ from __future__ import annotations
 import contextlib
 import os
 import signal
+import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 _MOUNTS = Path("/proc/self/mounts")
+_GONE_CHECK_S = 0.005
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,11 +88,17 @@ class Cgroups:
                     found |= {int(pid) for pid in (path / "cgroup.procs").read_text().split()}
         return sorted(found)
 
-    def kill(self, group: str) -> None:
-        """End every process of a group."""
-        for pid in self.processes(group):
-            with contextlib.suppress(ProcessLookupError):
-                os.kill(pid, signal.SIGKILL)
+    def kill(self, group: str, *, timeout_s: float = 2.0) -> bool:
+        """End every process of a group and wait until they are gone; False if some are not."""
+        end = time.monotonic() + timeout_s
+        while pids := self.processes(group):
+            for pid in pids:
+                with contextlib.suppress(ProcessLookupError):
+                    os.kill(pid, signal.SIGKILL)
+            if time.monotonic() > end:
+                return False
+            time.sleep(_GONE_CHECK_S)  # v1 tells nobody when a group becomes empty
+        return True
 
     def remove(self, group: str) -> bool:
         """Take a group and all below it away; False while processes hold any of them."""

@@ -80,15 +80,21 @@ def default_mtu() -> int:
     return int(found[0].get("mtu", _ETHERNET_MTU)) if found else _ETHERNET_MTU
 
 
+def addresses() -> list[tuple[str, ipaddress.IPv4Network]]:
+    """The networks this machine has an IPv4 address in, each with its link's name."""
+    return [
+        (str(link["ifname"]), _network(f"{address['local']}/{address['prefixlen']}"))
+        for link in show("-4", "address", "show")
+        for address in link.get("addr_info", ())
+    ]
+
+
 def networks_in_use() -> list[ipaddress.IPv4Network]:
     """Every IPv4 network a route or an address of this machine covers, but the default route."""
-    found = []
-    for route in show("-4", "route", "show", "table", "all"):
-        target = str(route.get("dst", ""))
-        if target and target != "default":
-            found.append(ipaddress.IPv4Network(target, strict=False))
-    for link in show("-4", "address", "show"):
-        for address in link.get("addr_info", ()):
-            text = f"{address['local']}/{address['prefixlen']}"
-            found.append(ipaddress.IPv4Network(text, strict=False))
-    return found
+    routes = (str(route.get("dst", "")) for route in show("-4", "route", "show", "table", "all"))
+    found = [_network(target) for target in routes if target not in ("", "default")]
+    return found + [network for _, network in addresses()]
+
+
+def _network(text: str) -> ipaddress.IPv4Network:
+    return ipaddress.IPv4Network(text, strict=False)

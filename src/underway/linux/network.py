@@ -21,7 +21,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from underway.base.errors import InternalError, ServiceUnavailable
+from underway.base.errors import Conflict, InternalError, ServiceUnavailable
 from underway.linux import command, links, nft
 
 POD_LINK = "eth0"  # the link's name inside a pod
@@ -67,9 +67,14 @@ class PodNetwork:
         self._ensured = False
 
     def ensure(self) -> None:
-        """Make the bridge and the rules of this network, or mend what is missing of them."""
+        """Make the bridge and the rules of this network, or mend what is missing of them.
+
+        Raises:
+            Conflict: another link of this machine has addresses in the pods' range.
+        """
         with self._exclusive():
             if not links.exists(self.bridge):
+                self._check_unused()
                 mac = _mac(self._id)
                 links.batch([f"link add {self.bridge} address {mac} type bridge forward_delay 0"])
             links.batch(
@@ -144,6 +149,14 @@ class PodNetwork:
             nft.delete_tables([name for name in nft.tables() if name.startswith(self.table)])
             self._ensured = False
             self._lock_file().unlink(missing_ok=True)
+
+    def _check_unused(self) -> None:
+        for link, taken in links.addresses():
+            if link != self.bridge and taken.overlaps(self.cidr):
+                raise Conflict(
+                    f"the pods' range {self.cidr} overlaps {taken} of the link {link}",
+                    hint="choose another pod_cidr in settings.json",
+                )
 
     def _ready(self) -> None:
         if not self._ensured or not links.exists(self.bridge):

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 from underway.api.objects import Object, key_of, split_key
 from underway.api.resources import Resource
 from underway.base.clock import Clock
-from underway.base.errors import Conflict, UnderwayError
+from underway.base.errors import Conflict, NotFound, UnderwayError
 from underway.reconcile.informer import Entry, EventType, Informer, Metadata
 from underway.reconcile.queue import WorkQueue
 
@@ -63,7 +63,7 @@ Result = Done | RequeueAfter
 Reconcile = Callable[[Request], Awaitable[Result | None]]
 Source = Resource | Informer
 MapFn = Callable[[Object], Iterable[Request]]
-"""From an object that changed to the objects to reconcile because of it."""
+"""From an object that changed (not to be written to) to those to reconcile because of it."""
 Predicate = Callable[[EventType, Object | None, Object | None], bool]
 """Whether a change of the primary object matters: the event, the object before and after."""
 
@@ -159,7 +159,7 @@ class Controller:
 
     def _on_primary(self, kind: EventType, old: Entry | None, new: Entry | None) -> None:
         if self._predicates:
-            before, after = old.object if old else None, new.object if new else None
+            before, after = old.view if old else None, new.view if new else None
             if not all(predicate(kind, before, after) for predicate in self._predicates):
                 return
         for meta in _metadata(old, new):
@@ -180,7 +180,7 @@ class Controller:
         def handle(kind: EventType, old: Entry | None, new: Entry | None) -> None:
             for entry in (old, new):
                 if entry is not None:
-                    for request in map_fn(entry.object):
+                    for request in map_fn(entry.view):
                         self.enqueue(request)
 
         return handle
@@ -199,7 +199,8 @@ class Controller:
         except TerminalError as error:
             log.error("%s: %s: %s; not trying again", self.name, request.key, error)  # noqa: TRY400  # the sentence says it
             queue.forget(request)
-        except Conflict as error:
+        except (Conflict, NotFound) as error:
+            # What was read has changed or gone since; the next look sees that.
             log.debug("%s: %s: %s", self.name, request.key, error)
             queue.add_rate_limited(request)
         except UnderwayError as error:

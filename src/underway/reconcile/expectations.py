@@ -15,6 +15,7 @@ from underway.reconcile.informer import Informer
 @dataclass
 class _Pending:
     created: dict[str, tuple[str, int]] = field(default_factory=dict)  # uid -> key, version
+    updated: dict[str, tuple[str, int]] = field(default_factory=dict)  # the same
     deleted: dict[str, str] = field(default_factory=dict)  # uid -> key
 
 
@@ -35,6 +36,12 @@ class Expectations:
         pending = self._pending.setdefault(parent, _Pending())
         pending.created[uid_of(child)] = (object_key(child), version)
 
+    def updated(self, parent: str, obj: Object) -> None:
+        """An object was written; ``obj`` is the server's answer."""
+        version = _number(obj["metadata"].get("resourceVersion", ""))
+        pending = self._pending.setdefault(parent, _Pending())
+        pending.updated[uid_of(obj)] = (object_key(obj), version)
+
     def deleted(self, parent: str, child: Object) -> None:
         """A child's deletion was asked for and granted."""
         self._pending.setdefault(parent, _Pending()).deleted[uid_of(child)] = object_key(child)
@@ -53,7 +60,10 @@ class Expectations:
         for uid, key in list(pending.deleted.items()):
             if self._gone(uid, key):
                 del pending.deleted[uid]
-        if pending.created or pending.deleted:
+        for uid, (key, version) in list(pending.updated.items()):
+            if self._caught_up(key, version):
+                del pending.updated[uid]
+        if pending.created or pending.updated or pending.deleted:
             return False
         del self._pending[parent]
         return True
@@ -67,6 +77,10 @@ class Expectations:
         if entry is not None and entry.meta.uid == uid:
             return True
         return _number(self._children.resource_version) >= version
+
+    def _caught_up(self, key: str, version: int) -> bool:
+        entry = self._children.entry(key)
+        return entry is None or _number(entry.meta.resource_version) >= version
 
     def _gone(self, uid: str, key: str) -> bool:
         entry = self._children.entry(key)

@@ -80,17 +80,29 @@ _envelope = msgspec.json.Decoder(_Envelope)
 class Entry:
     """One cached object: its bytes and its metadata."""
 
-    __slots__ = ("meta", "raw")
+    __slots__ = ("_view", "meta", "raw")
 
     def __init__(self, raw: bytes) -> None:
         self.raw = raw
         self.meta: Metadata = _envelope.decode(raw).metadata
+        self._view: Object | None = None
 
     @property
     def object(self) -> Object:
         """The object, decoded anew at each call."""
         decoded: Object = msgspec.json.decode(self.raw)
         return decoded
+
+    @property
+    def view(self) -> Object:
+        """The object, decoded once for all handlers of an event; not to be changed or kept."""
+        if self._view is None:
+            self._view = self.object
+        return self._view
+
+    def drop_view(self) -> None:
+        """Keep only the bytes again."""
+        self._view = None
 
 
 Handler = Callable[[EventType, Entry | None, Entry | None], None]
@@ -196,9 +208,11 @@ class Informer:
         """The cached bytes and metadata, for readers that need no object."""
         return self._entries.get(key)
 
-    def entries(self) -> _Entries:
-        """Every cached entry."""
-        return list(self._entries.values())
+    def entries(self, namespace: str | None = None) -> _Entries:
+        """Every cached entry, or those of one namespace."""
+        if namespace is None:
+            return list(self._entries.values())
+        return [self._entries[key] for key in self.index_keys("namespace", namespace)]
 
     def keys(self) -> _Keys:
         """Every key."""
@@ -222,15 +236,17 @@ class Informer:
         """Keep an index: ``values_of(object)`` yields the values it is to be found by."""
         if name in self._indexes:
             return
-        index = self._indexes[name] = _Index(lambda entry: values_of(entry.object))
+        index = self._indexes[name] = _Index(lambda entry: values_of(entry.view))
         for key, entry in self._entries.items():
             index.put(key, entry)
+            entry.drop_view()
 
     def add_handler(self, handler: Handler) -> None:
         """Call ``handler`` for each object there is (as ADDED) and then for each change."""
         self._handlers.append(handler)
         for entry in list(self._entries.values()):
             self._call(handler, "ADDED", None, entry)
+            entry.drop_view()
 
     def remove_handler(self, handler: Handler) -> None:
         """Stop calling ``handler``."""
@@ -349,6 +365,9 @@ class Informer:
     def _notify(self, kind: EventType, old: Entry | None, new: Entry | None) -> None:
         for handler in list(self._handlers):
             self._call(handler, kind, old, new)
+        for entry in (old, new):
+            if entry is not None:
+                entry.drop_view()
 
     def _call(
         self, handler: Handler, kind: EventType, old: Entry | None, new: Entry | None

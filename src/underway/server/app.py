@@ -90,9 +90,23 @@ class ApiServer:
             ServiceUnavailable: another process has the store open.
             InternalError: the store or a key cannot be read.
         """
-        clock = self._clock
         self.store = Store(self._home.database)
         self.store.open()
+        try:
+            bootstrap, caretaker = self._assemble()
+            caretaker.start()
+            self.hub.start()
+            await bootstrap.run()
+        except BaseException:
+            await self.store.close()
+            raise
+        group = await self._running.enter_async_context(asyncio.TaskGroup())
+        self._tasks = [group.create_task(self.hub.run()), group.create_task(caretaker.run())]
+        self._ready = True
+
+    def _assemble(self) -> tuple[Bootstrap, Caretaker]:
+        """Make the parts and connect them."""
+        clock = self._clock
         self.hub = Hub(self.store, clock)
         self.catalog = Catalog()
         self._roles = _StoredRoles(self.store)
@@ -134,16 +148,7 @@ class ApiServer:
             admission.addresses,
             clock,
         )
-        caretaker.start()
-        self.hub.start()
-        try:
-            await bootstrap.run()
-        except BaseException:
-            await self.store.close()
-            raise
-        group = await self._running.enter_async_context(asyncio.TaskGroup())
-        self._tasks = [group.create_task(self.hub.run()), group.create_task(caretaker.run())]
-        self._ready = True
+        return bootstrap, caretaker
 
     async def stop(self) -> None:
         """End the watches, finish the writes under way and close the store."""

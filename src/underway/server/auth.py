@@ -210,12 +210,12 @@ def impersonate(
         authorize(
             user, Attributes("impersonate", "", "v1", "serviceaccounts", "", namespace, account)
         )
-        groups = groups or service_account_user(namespace, account, "").groups
+        implied = service_account_user(namespace, account, "").groups
     else:
+        implied = (AUTHENTICATED,) if name != ANONYMOUS.name else ()
         authorize(user, Attributes("impersonate", "", "v1", "users", name=name))
     for group in groups:
-        if not (name.startswith(SERVICE_ACCOUNT_PREFIX) and group.startswith(SERVICE_ACCOUNTS)):
-            authorize(user, Attributes("impersonate", "", "v1", "groups", name=group))
+        authorize(user, Attributes("impersonate", "", "v1", "groups", name=group))
     api = "authentication.k8s.io"
     if uid:
         authorize(user, Attributes("impersonate", api, "v1", "uids", name=uid))
@@ -223,7 +223,9 @@ def impersonate(
         for value in values:
             wanted = Attributes("impersonate", api, "v1", "userextras", key, name=value)
             authorize(user, wanted)
-    if AUTHENTICATED not in groups and name != ANONYMOUS.name:
+    if not groups:
+        groups = implied
+    elif name != ANONYMOUS.name and AUTHENTICATED not in groups:
         groups = (*groups, AUTHENTICATED)
     return User(name, groups, uid, extra)
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import msgspec
 
@@ -89,7 +89,14 @@ _GROUP_ORDER = (
 )
 
 
+# The server reaches nodes; to pods and Services it opens no connections of its own.
+_NOT_PROXIED = ("Pod", "Service")
+
+
 def _builtin(resource: Resource) -> Served:
+    if resource.kind in _NOT_PROXIED:
+        kept = tuple(name for name in resource.subresources if name != "proxy")
+        resource = replace(resource, subresources=kept)
     if resource == EVENTS:
         return Served(
             resource, EVENTS_CORE.group_resource, "v1", conversion.to_core, conversion.to_events_api

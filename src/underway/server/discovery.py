@@ -35,17 +35,12 @@ _SUBRESOURCES: dict[str, tuple[str, str, str, tuple[str, ...]]] = {
 }
 _PROXY_VERBS = ("create", "delete", "get", "patch", "update")
 _CHANGE_VERBS = ("get", "patch", "update")
-_PROXY_KINDS = {
-    "Pod": "PodProxyOptions",
-    "Service": "ServiceProxyOptions",
-    "Node": "NodeProxyOptions",
-}
 
 
 def subresource_kind(resource: Resource, name: str) -> tuple[str, str, str, tuple[str, ...]]:
     """(group, version, kind, verbs) of a subresource."""
     if name == "proxy":
-        return "", "v1", _PROXY_KINDS[resource.kind], _PROXY_VERBS
+        return "", "v1", "NodeProxyOptions", _PROXY_VERBS
     group, version, kind, verbs = _SUBRESOURCES.get(name, ("", "", "", _CHANGE_VERBS))
     if not kind:
         return resource.group, resource.version, resource.kind, verbs

@@ -33,7 +33,7 @@ _LOG_PARAMS = {
     "stream": "stream",
 }
 # Hop-by-hop, or the client's own credentials: not the kubelet's business.
-_NOT_FORWARDED = ("authorization", "host", "impersonate-user", "impersonate-group")
+_NOT_FORWARDED = ("authorization", "host", "cookie")
 
 CONNECTS = {"pods": ("attach", "exec", "log", "portforward"), "nodes": ("proxy",)}
 
@@ -89,7 +89,9 @@ class Nodes:
 
     async def _send(self, node: Object, request: Request, path: str, query: str) -> Response:
         headers = {
-            name: value for name, value in request.headers.items() if name not in _NOT_FORWARDED
+            name: value
+            for name, value in request.headers.items()
+            if name not in _NOT_FORWARDED and not name.startswith("impersonate-")
         }
         forwarded = replace(request, path=path, query=query, headers=headers, context={})
         try:

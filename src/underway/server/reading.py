@@ -194,8 +194,8 @@ class Reader:
     def watch(self, call: Call) -> Response:
         """Changes as they come.
 
-        Raises:
-            Expired: the version to resume from lies before the history.
+        A version that lies before the history is answered, as upstream does it, by a stream that
+        consists of an ERROR event.
         """
         selection = Selection.of(call)
         version = call.params.get("resourceVersion", "")
@@ -215,7 +215,7 @@ class Reader:
         if "sendInitialEvents" in call.params and not initial and since is None:
             since = self._store.resource_version
         if since is not None:
-            self._hub.check(call.served.storage, since)
+            self._not_older_than(since)
         timeout_s = call.number("timeoutSeconds")
         bookmarks = call.flag("allowWatchBookmarks")
         watch = Watch(

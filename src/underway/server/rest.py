@@ -177,15 +177,7 @@ class Rest:
         return self._show(call, written)
 
     def _by(self, call: Call, *, tracked: bool = False, raw: bool = False) -> By:
-        return By(
-            call.user,
-            call.manager,
-            call.subresource,
-            call.dry_run,
-            tracked,
-            raw,
-            call.warnings,
-        )
+        return By(call.user, call.manager, call.subresource, call.dry_run, tracked, raw)
 
     def _show(self, call: Call, written: Written) -> Response:
         data = self._reader.view(call).one(written.data)

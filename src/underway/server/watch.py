@@ -19,7 +19,7 @@ import msgspec
 
 from underway.api.objects import Object
 from underway.base.clock import Clock
-from underway.base.errors import Expired, InternalError, RequestTimeout, UnderwayError
+from underway.base.errors import Expired, RequestTimeout, UnderwayError
 from underway.server.store import Change, Key, Row, Store
 
 HISTORY_LIMIT = 4096  # changes kept for each resource
@@ -27,6 +27,7 @@ HISTORY_BYTES = 16 * 1024 * 1024  # and at most this much of their JSON
 QUEUE_LIMIT = 2048  # changes one watcher may lag behind
 BOOKMARK_INTERVAL_S = 60.0
 TICK_S = 1.0
+_WARM = 32  # newest events that keep their frames and decoded objects
 _END_OF_INITIAL = "k8s.io/initial-events-end"
 
 
@@ -38,6 +39,11 @@ class Event:
     frames: dict[tuple[str, str], bytes] = field(default_factory=dict)
     decoded: Object | None = None
     decoded_previous: Object | None = None
+
+    def cool(self) -> None:
+        """Let go of what can be made again: most watchers have had the event by now."""
+        self.frames.clear()
+        self.decoded = self.decoded_previous = None
 
     @property
     def rv(self) -> int:
@@ -106,6 +112,8 @@ class _Ring:
 
     def append(self, event: Event) -> None:
         self.events.append(event)
+        if len(self.events) > _WARM:
+            self.events[-_WARM - 1].cool()
         self._size_bytes += _weight(event)
         while len(self.events) > HISTORY_LIMIT or self._size_bytes > HISTORY_BYTES:
             dropped = self.events.popleft()
@@ -235,6 +243,8 @@ class Hub:
 
         A version that is too old ends the stream with an ERROR frame.
         """
+        if not self._open:
+            return
         try:
             watcher, initial = self._begin(watch)
         except UnderwayError as error:
@@ -270,8 +280,6 @@ class Hub:
             self._watchers[watch.resource].discard(watcher)
 
     def _begin(self, watch: Watch) -> tuple[_Watcher, list[Row]]:
-        if not self._open:
-            raise InternalError("the server is shutting down")
         watcher = _Watcher(watch)
         initial: list[Row] = []
         if watch.since is None:

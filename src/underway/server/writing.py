@@ -9,7 +9,7 @@ Source: Kubernetes API concepts; k8s.io/apiserver ``pkg/registry/generic/registr
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 import msgspec
@@ -60,7 +60,6 @@ class By:
     dry_run: bool = False
     tracked: bool = False
     raw: bool = False
-    warnings: list[str] = field(default_factory=list)
 
 
 @dataclass(frozen=True, slots=True)

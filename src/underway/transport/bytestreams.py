@@ -11,6 +11,7 @@ from underway.base.errors import ServiceUnavailable
 from underway.wire.http import ByteStream
 
 CHUNK_BYTES = 64 * 1024
+HEARTBEAT_S = 15.0
 _PENDING_LIMIT = 1024 * 1024  # bytes of answers a peer may provoke without reading any
 
 
@@ -111,10 +112,16 @@ class Outbox:
 
     The reader must never wait for the peer to read, or two busy peers block each other: it
     ``post``s its answers. Whatever is posted goes out before anything sent later.
+
+    Args:
+        stream: the connection.
+        heartbeat: makes the bytes that go out now and then, so that a peer that has gone is found
+            out even while nothing is read from it.
     """
 
-    def __init__(self, stream: ByteStream) -> None:
+    def __init__(self, stream: ByteStream, heartbeat: Callable[[], bytes]) -> None:
         self._stream = stream
+        self._heartbeat = heartbeat
         self._posted: list[bytes] = []
         self._posted_bytes = 0
         self._due = asyncio.Event()
@@ -143,5 +150,9 @@ class Outbox:
         """Send what is posted, until cancelled or the connection is gone."""
         with suppress(ConnectionError):
             while True:
-                await self._due.wait()
+                try:
+                    async with asyncio.timeout(HEARTBEAT_S):
+                        await self._due.wait()
+                except TimeoutError:
+                    self.post(self._heartbeat())
                 await self.send(b"")

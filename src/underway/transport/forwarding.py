@@ -225,7 +225,7 @@ class _Channels:
         self._numbers = ports
         self._dial = dial
         self._socket = websocket.WebSocket()
-        self._outbox = Outbox(stream)
+        self._outbox = Outbox(stream, self._socket.ping)
         self._ports = [_Port(self._send, index) for index in range(len(ports))]
 
     async def run(self) -> None:
@@ -285,7 +285,7 @@ class _Tunnel:
     def __init__(self, stream: ByteStream) -> None:
         self._stream = stream
         self._socket = websocket.WebSocket()
-        self._outbox = Outbox(stream)
+        self._outbox = Outbox(stream, self._socket.ping)
 
     async def run(self) -> None:
         """Send what is due by itself: pongs."""

@@ -21,6 +21,7 @@ log = logging.getLogger(__name__)
 
 _STREAM_LIMIT = 1000  # open at the same time
 _BUFFER_BYTES = 256 * 1024  # received and unread, of one stream
+_HEARTBEAT = spdy.Ping(2)  # the accepting side's pings are even
 _UPDATE_BYTES = spdy.INITIAL_WINDOW // 2
 
 
@@ -114,8 +115,8 @@ class Session:
         self.flow_controlled = False
         self._stream = stream
         self._on_stream = on_stream
-        self._outbox = Outbox(stream)
         self._encoder = spdy.FrameEncoder()
+        self._outbox = Outbox(stream, lambda: self._encoder.encode(_HEARTBEAT))
         self._decoder = spdy.FrameDecoder()
         self._streams: dict[int, Stream] = {}
         self._last_id = 0

@@ -242,7 +242,7 @@ class _WebSocketSession:
         self._protocol = protocol or rc.COMMAND_PROTOCOLS[-1]
         self._text = self._protocol in rc.BASE64_PROTOCOLS
         self._socket = websocket.WebSocket()
-        self._outbox = Outbox(stream)
+        self._outbox = Outbox(stream, self._socket.ping)
         self._inputs: dict[int, Inbox] = {
             int(channel): Inbox()
             for channel in wanted.channels()

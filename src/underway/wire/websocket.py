@@ -129,6 +129,13 @@ class WebSocket:
             return self._connection.send(TextMessage(data.decode()))
         return self._connection.send(BytesMessage(data))
 
+    def ping(self) -> bytes:
+        """A ping's frame; empty when the connection is closed already."""
+        try:
+            return self._connection.send(Ping())
+        except LocalProtocolError:
+            return b""
+
     def close(self, code: int = NORMAL_CLOSURE, reason: str = "") -> bytes:
         """The closing frame; empty when the connection is closed already."""
         try:

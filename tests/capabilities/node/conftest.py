@@ -22,17 +22,16 @@ from underway.api.objects import Object
 from underway.api.resources import EVENTS_CORE, PODS
 from underway.base.home import Home, Settings
 from underway.capabilities.node.backend.kubelet_api import KubeletApi
+from underway.capabilities.node.backend.teardown import teardown
 from underway.capabilities.node.controller.agent import Agent
 from underway.capabilities.node.controller.setup import build
 from underway.capabilities.node.probe import probe
 from underway.client import Client
 from underway.kit import Ready
 from underway.linux import mounts
-from underway.linux.cgroups import Cgroups
 from underway.linux.images import ImageStore
 from underway.linux.layers import LayerStore
-from underway.linux.network import PodNetwork, free_pod_cidr
-from underway.linux.oci_runtime import OciRuntime, end_shim
+from underway.linux.network import free_pod_cidr
 from underway.reconcile.manager import Manager
 from underway.reconcile.testenv import Environment
 from underway.server.app import ApiServer
@@ -43,7 +42,31 @@ from underway.wire.http import Peer, Request, Response
 IMAGE = "docker.io/library/box:1"
 BUSYBOX = Path("/bin/busybox")
 TAR = "application/vnd.oci.image.layer.v1.tar"
-APPLETS = "cat echo env grep head httpd id kill ls mkdir nc rm sh sleep stat stty tail test touch tr true wc wget".split()
+APPLETS = [
+    "cat",
+    "echo",
+    "env",
+    "grep",
+    "head",
+    "httpd",
+    "id",
+    "kill",
+    "ls",
+    "mkdir",
+    "nc",
+    "rm",
+    "sh",
+    "sleep",
+    "stat",
+    "stty",
+    "tail",
+    "test",
+    "touch",
+    "tr",
+    "true",
+    "wc",
+    "wget",
+]
 
 
 def add_image(home: Home, reference: str = IMAGE, **config: object) -> None:
@@ -86,7 +109,10 @@ def _layer() -> bytes:
             entry.type, entry.linkname = tarfile.SYMTYPE, "busybox"
             archive.addfile(entry)
         for name, text in (
-            ("etc/passwd", "root:x:0:0:root:/root:/bin/sh\napp:x:1234:1235:app:/home/app:/bin/sh\n"),
+            (
+                "etc/passwd",
+                "root:x:0:0:root:/root:/bin/sh\napp:x:1234:1235:app:/home/app:/bin/sh\n",
+            ),
             ("etc/group", "root:x:0:\napp:x:1235:\nextra:x:1300:app\n"),
             ("www/index.html", "hello from the pod\n"),
         ):
@@ -117,29 +143,9 @@ def home(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Home]:
     try:
         yield home
     finally:
-        sweep(home)
-
-
-def sweep(home: Home) -> None:
-    """End and remove everything a platform had on this machine."""
-    from underway.capabilities.node.backend.layout import Layout
-    from underway.capabilities.node.backend.records import Records
-
-    layout, cgroups = Layout(home), Cgroups()
-    runtime = OciRuntime("runc", layout.runtime, layout.exits)
-    records = Records(layout)
-    for uid in records.pods():
-        for runs in records.of_pod(uid).values():
-            for run in runs:
-                end_shim(run.shim_pid, run.id)
-    for container_id in runtime.ids():
-        runtime.delete(container_id)
-    for point in mounts.mounts_below(home.root):
-        mounts.unmount(point)
-    PodNetwork(home.id, home.load_settings().pod_cidr).remove()
-    cgroups.kill(layout.slice)
-    cgroups.remove(layout.slice)
-    shutil.rmtree(home.root, ignore_errors=True)
+        teardown(home)
+        assert not mounts.mounts_below(home.root)
+        shutil.rmtree(home.root, ignore_errors=True)
 
 
 ADMINISTRATOR = Peer("127.0.0.1", "kube-apiserver-kubelet-client", ("system:masters",))

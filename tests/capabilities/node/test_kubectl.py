@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import pty
 import os
+import pty
 from collections.abc import AsyncIterator
 
 import httpx
 import pytest
-
 from tests import peers
+
 from underway.api.objects import Object
 from underway.base.home import Home
 from underway.transport import front, pki
@@ -106,7 +106,9 @@ def test_logs_are_shown_followed_and_cut(home: Home) -> None:
 def test_exec_gives_streams_exit_code_and_user(home: Home) -> None:
     async def main() -> None:
         async with cluster(home) as (_node, kubectl):
-            code, out, err = await kubectl("exec", "a", "--", "sh", "-c", "echo o; echo e >&2; exit 7")
+            code, out, err = await kubectl(
+                "exec", "a", "--", "sh", "-c", "echo o; echo e >&2; exit 7"
+            )
             assert (code, out) == (7, "o\n")
             assert err.startswith("e\n")
             code, out, _ = await kubectl("exec", "-i", "a", "--", "wc", "-c", stdin=b"x" * 300_000)
@@ -205,5 +207,3 @@ def test_only_the_api_server_may_ask(home: Home) -> None:
             assert usage > 0
 
     asyncio.run(main())
-
-

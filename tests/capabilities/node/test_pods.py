@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import base64
+import os
+import socket
 from pathlib import Path
 
 import pytest
@@ -40,7 +42,8 @@ def test_a_container_that_ends_is_reported_with_its_code_message_and_output(home
             ended = state_of(pod)["state"]["terminated"]
             assert (ended["exitCode"], ended["reason"]) == (3, "Error")
             assert ended["message"] == "last words"
-            assert ended["startedAt"] and ended["finishedAt"]
+            assert ended["startedAt"]
+            assert ended["finishedAt"]
             assert state_of(pod)["imageID"].startswith("docker.io/library/box@sha256:")
             assert state_of(pod)["containerID"].startswith("runc://")
             assert sorted((await node.log("a")).splitlines()) == ["err", "out"]
@@ -292,7 +295,11 @@ def test_a_memory_limit_is_honoured_and_reported(home: Home) -> None:
             hungry = shell(
                 "c", "head -c 200000000 /dev/zero | tail", resources={"limits": {"memory": "24Mi"}}
             )
-            hungry["command"] = ["/bin/sh", "-c", "x=$(head -c 80000000 /dev/zero | tr '\\0' x); wait"]
+            hungry["command"] = [
+                "/bin/sh",
+                "-c",
+                "x=$(head -c 80000000 /dev/zero | tr '\\0' x); wait",
+            ]
             await node.create(pod_of("a", hungry, restartPolicy="Never"))
             pod = await node.until_phase("a", "Failed")
             assert state_of(pod)["state"]["terminated"]["reason"] == "OOMKilled"
@@ -380,8 +387,13 @@ def test_a_deleted_pod_gets_its_hook_its_signal_and_no_more_than_its_grace(home:
                 "trap 'echo term >> /seen/log; exit 0' TERM; touch /seen/up;"
                 "while true; do sleep 0.1; done",
                 volumeMounts=[{"name": "seen", "mountPath": "/seen"}],
-                lifecycle={"preStop": {"exec": {"command": ["sh", "-c", "echo hook >> /seen/log"]}}},
-                readinessProbe={"exec": {"command": ["test", "-e", "/seen/up"]}, "periodSeconds": 1},
+                lifecycle={
+                    "preStop": {"exec": {"command": ["sh", "-c", "echo hook >> /seen/log"]}}
+                },
+                readinessProbe={
+                    "exec": {"command": ["test", "-e", "/seen/up"]},
+                    "periodSeconds": 1,
+                },
             )
             stubborn = shell("d", "trap '' TERM; while true; do sleep 0.1; done")
             pod = pod_of(
@@ -406,9 +418,42 @@ def test_a_pod_removed_by_force_is_ended_here_too(home: Home) -> None:
             pod = await node.until_phase("a", "Running")
             await node.client.delete(PODS, "a", NAMESPACE, grace_period_s=0)
             async with asyncio.timeout(20):
-                while node.agent.pods():
+                while node.agent.pods():  # noqa: ASYNC110  # nothing tells when a worker ends
                     await asyncio.sleep(0.05)
             assert not Layout(home).pod(pod["metadata"]["uid"]).exists()
             assert not Cgroups().processes(Layout(home).slice)
+
+    asyncio.run(main())
+
+
+def test_host_ports_lead_to_the_pod_and_a_taken_one_is_named(home: Home) -> None:
+    def ask(port: int) -> bytes:
+        with socket.create_connection(("127.0.0.1", port), timeout=5) as connection:
+            connection.sendall(b"GET /index.html HTTP/1.0\r\n\r\n")
+            return b"".join(iter(lambda: connection.recv(4096), b""))
+
+    async def main() -> None:
+        with socket.create_server(("127.0.0.1", 0)) as taken:
+            free = socket.create_server(("127.0.0.1", 0))
+            port = free.getsockname()[1]
+            free.close()
+            async with running_node(home) as node:
+                container = shell(
+                    "c",
+                    "httpd -f -p 8080 -h /www",
+                    ports=[{"containerPort": 8080, "hostPort": port}],
+                    readinessProbe={"tcpSocket": {"port": 8080}, "periodSeconds": 1},
+                )
+                await node.create(pod_of("a", container))
+                await node.until("a", lambda pod: condition(pod, "Ready") == "True")
+                answer = await asyncio.to_thread(ask, port)
+                assert b"hello from the pod" in answer
+                number = taken.getsockname()[1]
+                ports = [{"containerPort": 8080, "hostPort": number}]
+                await node.create(pod_of("b", shell("c", "sleep 9", ports=ports)))
+                event = await node.until_event("FailedCreatePodSandBox")
+                assert f"host port {number} is taken by process {os.getpid()}" in event["message"]
+                await node.delete("a")
+                await node.delete("b")
 
     asyncio.run(main())

@@ -18,6 +18,7 @@ from underway.api.resources import PODS
 from underway.base.home import Home
 from underway.capabilities.node.backend.layout import Layout
 from underway.capabilities.node.backend.records import Records
+from underway.capabilities.node.backend.teardown import teardown
 from underway.client import Client
 from underway.linux import mounts
 from underway.linux.cgroups import Cgroups
@@ -67,7 +68,8 @@ def test_after_kill_of_agent_and_shims_all_is_made_true_again(home: Home) -> Non
             kept = await node.until("kept", lambda pod: condition(pod, "Ready") == "True")
             assert state_of(kept)["containerID"] == state_of(before["kept"])["containerID"]
             async with asyncio.timeout(20):
-                while layout.pod(before["deleted"]["metadata"]["uid"]).exists():
+                gone = layout.pod(before["deleted"]["metadata"]["uid"])
+                while gone.exists():  # noqa: ASYNC110  # files tell nobody
                     await asyncio.sleep(0.05)
             assert len(node.agent.pods()) == 2
             assert len(OciRuntime("runc", layout.runtime, layout.exits).ids()) == 2
@@ -136,3 +138,25 @@ def test_pods_start_anew_when_their_network_and_mounts_are_gone(home: Home) -> N
     for point in mounts.mounts_below(layout.pods):
         mounts.unmount(point)
     asyncio.run(after(earlier))
+
+
+def test_teardown_stops_everything_and_the_next_start_brings_it_back(home: Home) -> None:
+    async def first() -> None:
+        async with running_node(home) as node:
+            await node.create(pod_of("a", shell("c", FOREVER)))
+            await node.until("a", lambda pod: condition(pod, "Ready") == "True")
+
+    async def again() -> None:
+        async with running_node(home) as node:
+            pod = await node.until("a", lambda pod: state_of(pod).get("restartCount") == 1)
+            assert state_of(pod)["lastState"]["terminated"]["exitCode"] == 0
+            await node.until("a", lambda pod: condition(pod, "Ready") == "True")
+
+    asyncio.run(first())
+    layout, cgroups = Layout(home), Cgroups()
+    teardown(home)
+    assert not cgroups.processes(layout.slice)
+    assert not mounts.mounts_below(home.root)
+    assert not PodNetwork(home.id, home.load_settings().pod_cidr).attachments()
+    teardown(home)
+    asyncio.run(again())

@@ -127,5 +127,11 @@ def test_dependencies_from_every_file():
     assert found["uvicorn"] == "standard"
 
 
+def test_requirements_that_install_the_source_come_after_it():
+    found = of({"requirements.txt": "flask\n-e .\n", "app.py": FLASK})
+    assert "install_early" not in found.values
+    assert found.values["install_late"] == "pip install --no-cache-dir -r requirements.txt"
+
+
 def test_broken_toml_is_no_reason_to_fail():
     assert of({"pyproject.toml": "[[[", "app.py": ""}).command == ("python", "app.py")

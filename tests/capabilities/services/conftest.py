@@ -14,7 +14,6 @@ from underway.capabilities.services.backend.packets import PacketRules
 from underway.capabilities.services.model import SERVICE_NAME_LABEL, service_of, slice_of
 from underway.capabilities.services.rules import packets
 from underway.capabilities.services.rules.catalog import Backend, Catalog
-from underway.linux import network
 from underway.linux.network import PodNetwork
 
 SERVE_TCP = """
@@ -112,8 +111,9 @@ def ruleset_of(frame, *objects):
 class Platform:
     """One platform's network and Services, without a cluster."""
 
-    def __init__(self, service_cidr, api_port=6443, taken=()):
-        self.net = PodNetwork(secrets.token_hex(3), network.free_pod_cidr(taken))
+    def __init__(self, service_cidr, api_port=6443):
+        # A range of its own for each, also where several runs share the machine.
+        self.net = PodNetwork(secrets.token_hex(3), f"10.243.{secrets.randbelow(256)}.0/24")
         self.frame = packets.Frame(
             table=f"{self.net.table}_services",
             bridge=self.net.bridge,

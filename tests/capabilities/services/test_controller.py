@@ -4,6 +4,7 @@ import asyncio
 import contextlib
 import ipaddress
 import os
+import secrets
 import shutil
 import socket
 
@@ -103,6 +104,8 @@ def attempt(address, port):
             return peer.recv(100).decode()
     except ConnectionRefusedError:
         return "refused"
+    except OSError:
+        return ""
 
 
 async def eventually(check, *args):
@@ -121,9 +124,11 @@ def ask(server, text, kind=Type.A):
         try:
             client.connect((server, 53))
             client.send(dns.serialize(query))
-            return dns.parse(client.recv(65535))
+            reply = dns.parse(client.recv(65535))
         except OSError:
             return None
+    # Until the bridge is there, the machine's own network may answer in its place.
+    return reply if reply.authoritative else None
 
 
 class Greeter:
@@ -148,7 +153,8 @@ class Greeter:
 
 @pytest.fixture
 def settings():
-    return Settings(pod_cidr=network.free_pod_cidr(), service_cidr=network.free_service_cidr())
+    pods = f"10.243.{secrets.randbelow(256)}.0/24"
+    return Settings(pod_cidr=pods, service_cidr=network.free_service_cidr(["10.96.0.0/12"]))
 
 
 @needs_root
@@ -192,17 +198,16 @@ def test_names_follow_the_cluster(tmp_path, settings):
     async def go():
         async with cluster(tmp_path, settings, controller.publish, controller.serve) as env:
             found = await eventually(ask, gateway, "kubernetes.default.svc.cluster.local")
-            assert found.answers, repr((found.rcode, found.recursion_available, gateway, [k for k in __import__("gc").get_objects() if type(k).__name__=="Catalog"]))
             assert found.answers[0].data == socket.inet_aton(api_address)
             await env.client.create(SERVICES, service_object("db", clusterIP="None"))
-            await env.client.create(ENDPOINTSLICES, slice_object("db", "10.244.250.2"))
+            await env.client.create(ENDPOINTSLICES, slice_object("db", "10.243.250.2"))
 
             def db():
                 reply = ask(gateway, "db.default.svc.cluster.local")
                 return reply and reply.answers
 
             (record,) = await eventually(db)
-            assert record.data == socket.inet_aton("10.244.250.2")
+            assert record.data == socket.inet_aton("10.243.250.2")
 
     try:
         asyncio.run(go())

@@ -162,7 +162,7 @@ def test_pods_and_the_machine_reach_a_server_on_the_loopback_of_the_machine(plat
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
     with (
-        platform_of("10.126.0.0/16", api_port=port, taken=[str(platform.net.cidr)]) as other,
+        platform_of("10.126.0.0/16", api_port=port) as other,
         socket.create_server(("127.0.0.1", port)) as listener,
     ):
         pod = other.pod("client")
@@ -189,7 +189,7 @@ def test_pods_and_the_machine_reach_a_server_on_the_loopback_of_the_machine(plat
 
 
 def test_two_platforms_side_by_side_each_lead_to_their_own(platform):
-    with platform_of("10.126.0.0/16", taken=[str(platform.net.cidr)]) as other:
+    with platform_of("10.126.0.0/16") as other:
         for each, name, ip in ((platform, "one", "10.127.0.10"), (other, "two", "10.126.0.10")):
             pod = each.pod("server")
             each.serve(pod, name)

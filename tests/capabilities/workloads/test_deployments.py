@@ -212,6 +212,23 @@ def test_a_replicaset_adopts_orphans_and_lets_strays_go(tmp_path):
     asyncio.run(main())
 
 
+def test_no_pod_is_made_twice_however_slow_the_cache(tmp_path):
+    async def main():
+        async with cluster(tmp_path, replicaset.add, kubelet()) as env:
+            made: set[str] = set()
+            informer = env.manager.informer(PODS)
+            informer.add_handler(lambda kind, _old, new: kind == "ADDED" and made.add(new.meta.uid))
+            await env.client.create(REPLICASETS, {**web(25), "kind": "ReplicaSet"})
+            await env.until(
+                REPLICASETS,
+                lambda all_: all_["default/web"]["status"].get("readyReplicas") == 25,
+                NS,
+            )
+            assert len(made) == 25
+
+    asyncio.run(main())
+
+
 class Stormy:
     """The server in bad weather: writes fail before or after they were done, watches break."""
 
@@ -250,9 +267,8 @@ def test_controllers_converge_through_storms_restarts_and_changes_of_mind(tmp_pa
                     if turn == 3:
                         stormy.over = True
                         final = await rolled_out(calm)
-                        await calm.until(
-                            PODS, lambda all_: len(all_) == final["spec"]["replicas"], NS
-                        )
+                        size = final["spec"]["replicas"]
+                        await calm.until(PODS, lambda all_, size=size: len(all_) == size, NS)
                         images = {p["spec"]["containers"][0]["image"] for p in await pods(calm)}
                         wanted = final["spec"]["template"]["spec"]["containers"][0]["image"]
                         assert images <= {wanted}

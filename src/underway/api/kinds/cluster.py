@@ -10,8 +10,7 @@ from __future__ import annotations
 import base64
 import binascii
 
-from underway.api import quantity
-from underway.api.kinds import names
+from underway.api import names, quantity
 from underway.api.kinds.causes import (
     bad,
     forbidden,

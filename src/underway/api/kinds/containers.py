@@ -8,8 +8,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-from underway.api import quantity
-from underway.api.kinds import names
+from underway.api import names, quantity
 from underway.api.kinds.causes import (
     bad,
     duplicate,

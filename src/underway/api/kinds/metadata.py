@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from underway.api.kinds import names
+from underway.api import names
 from underway.api.kinds.causes import bad, forbidden, required, unchanged
 from underway.api.objects import Object
 from underway.api.resources import Resource

@@ -9,7 +9,7 @@ from __future__ import annotations
 import ipaddress
 from typing import Any
 
-from underway.api.kinds import names
+from underway.api import names
 from underway.api.kinds.causes import (
     bad,
     duplicate,

@@ -8,7 +8,7 @@ from __future__ import annotations
 import copy
 from typing import Any
 
-from underway.api.kinds import names
+from underway.api import names
 from underway.api.kinds.causes import bad, duplicate, forbidden, not_negative, one_of, required
 from underway.api.kinds.containers import Context, check_containers
 from underway.api.kinds.volumes import check_volumes

@@ -5,8 +5,7 @@ Source: Kubernetes ``pkg/apis/core/validation/validation.go`` (ValidateVolumes).
 
 from __future__ import annotations
 
-from underway.api import quantity
-from underway.api.kinds import names
+from underway.api import names, quantity
 from underway.api.kinds.causes import bad, duplicate, forbidden, one_of, required
 from underway.api.objects import Object
 from underway.api.shape import items, mapping, text

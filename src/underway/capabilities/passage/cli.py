@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import shutil
 import sys
 from pathlib import Path
 
@@ -24,25 +25,36 @@ from underway.capabilities.passage.controller import (
 from underway.client import Client, kubeconfig
 from underway.kit import registry
 
+_CLEAR_LINE = "\r\x1b[2K"
+
 
 class Progress:
-    """Steps with their timings: redrawn in place on a terminal, plain lines elsewhere."""
+    """Steps with their timings: redrawn in place on a terminal, plain lines elsewhere.
 
-    def __init__(self, *, to_stderr: bool) -> None:
+    Indented lines are the output of programs that a step runs; they pass by on a terminal and are
+    kept only where ``verbose``.
+    """
+
+    def __init__(self, *, to_stderr: bool, verbose: bool) -> None:
         self._stream = sys.stderr if to_stderr else sys.stdout
         self._live = self._stream.isatty()
+        self._verbose = verbose
+        self._width = min(shutil.get_terminal_size().columns, 160)
 
     def begin(self, step: str) -> None:
         """A step begins."""
-        if self._live:
-            self._echo(f"• {step} …")
+        self._pass_by(f"• {step} …")
 
     def line(self, text: str) -> None:
         """Something happened within the step."""
-        width = 160
         for each in text.rstrip().splitlines():
-            shown = each if len(each) <= width else f"{each[: width - 1]}…"
-            self._echo(click.style(f"    {shown}", dim=True) if self._live else f"    {shown}")
+            shown = f"    {each}"
+            if len(shown) > self._width:
+                shown = f"{shown[: self._width - 1]}…"
+            if each.startswith("  ") and not self._verbose:
+                self._pass_by(shown)
+            else:
+                self._keep(click.style(shown, dim=True) if self._live else shown)
 
     def end(self, step: str, message: str, seconds: float, *, failed: bool = False) -> None:
         """The step has ended."""
@@ -50,10 +62,15 @@ class Progress:
         if self._live:
             mark = click.style(mark, fg="red" if failed else "green")
         note = "" if failed else message
-        self._echo(f"{mark} {step:<8} {seconds:6.1f} s  {note}".rstrip())
+        self._keep(f"{mark} {step:<8} {seconds:6.1f} s  {note}".rstrip())
 
-    def _echo(self, text: str) -> None:
-        click.echo(text, file=self._stream)
+    def _keep(self, text: str) -> None:
+        click.echo(f"{_CLEAR_LINE}{text}" if self._live else text, file=self._stream)
+
+    def _pass_by(self, text: str) -> None:
+        if self._live:
+            dim = click.style(text, dim=True)
+            click.echo(f"{_CLEAR_LINE}{dim}", file=self._stream, nl=False)
 
 
 @click.command()
@@ -64,9 +81,16 @@ class Progress:
 @click.option(
     "--timeout", "timeout_s", default=180.0, show_default=True, help="Seconds the rollout may take."
 )
+@click.option("-v", "--verbose", is_flag=True, help="Show the output of every build step.")
 @click.option("-o", "--output", type=click.Choice(["text", "json"]), default="text")
 def ship(
-    path: Path, name: str, namespace: str, port: int | None, timeout_s: float, output: str
+    path: Path,
+    name: str,
+    namespace: str,
+    port: int | None,
+    timeout_s: float,
+    verbose: bool,
+    output: str,
 ) -> None:
     """Ship the application in the directory PATH.
 
@@ -91,7 +115,7 @@ def ship(
         clock=SystemClock(),
     )
     order = Order(root, application, namespace, port, timeout_s)
-    shipment = Shipment(order, tools, Progress(to_stderr=output == "json"))
+    shipment = Shipment(order, tools, Progress(to_stderr=output == "json", verbose=verbose))
     passage = asyncio.run(shipment.ship())
     status = passage.get("status") or {}
     if output == "json":

@@ -136,7 +136,7 @@ class Scheduler:
             if self._remove(old.meta.uid):
                 self._retry()
             return
-        pod = new.object
+        pod = new.view
         node = (pod.get("spec") or {}).get("nodeName")
         if is_finished(pod):
             if self._remove(new.meta.uid):
@@ -145,7 +145,7 @@ class Scheduler:
             self._place(new.meta.uid, node, usage_of(pod))
 
     def _on_node(self, _kind: str, old: Entry | None, new: Entry | None) -> None:
-        before, after = (_offer(entry.object) if entry else None for entry in (old, new))
+        before, after = (_offer(entry.view) if entry else None for entry in (old, new))
         if before != after:
             self._retry()
 

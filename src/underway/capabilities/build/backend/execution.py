@@ -92,6 +92,7 @@ class Execution:
         self._bases: dict[str, tuple[Image, BaseImage]] = {}
         self._inputs: list[str] = []
         self._count = self._cached = self._total = 0
+        self._within = ""  # the trigger a step comes from, where it is not of this file
         self._arrivals = Arrivals(room, job.context)
 
     def run(self) -> Outcome:
@@ -131,10 +132,11 @@ class Execution:
             image = self._image(planned.base_image, where).copy()
         state = StageState(image, dict(image.environment))
         triggers = image.config.pop("OnBuild", None) or []
+        self._within = f"{where}: ONBUILD of {planned.base_image}"
         for text in triggers:
-            step = parse_trigger(text, f"{where}: ONBUILD of {planned.base_image}")
             self._total += 1
-            self._step(step, state, stage.index)
+            self._step(parse_trigger(text, self._within), state, stage.index)
+        self._within = ""
         for step in stage.steps:
             self._step(step, state, stage.index)
         return state
@@ -170,7 +172,8 @@ class Execution:
                 self._show(step)
                 config_rules.configure(self._dockerfile, step, state)
         except (UnderwayError, ValueError) as error:
-            raise self._placed(step, error) from error
+            placed = self._placed(step, error)
+            raise placed from (error if placed is not error else error.__cause__)
         history: dict[str, object] = {"created_by": step.at.source}
         if layer:
             state.image.layers.append(layer)
@@ -178,14 +181,16 @@ class Execution:
             history["empty_layer"] = True
         state.image.history.append(history)
 
+    def _where(self, step: ins.Step) -> str:
+        return self._within or f"{self._dockerfile.file}:{step.line}"
+
     def _placed(self, step: ins.Step, error: UnderwayError | ValueError) -> UnderwayError:
         """An error that says at which line of which file it arose."""
         if isinstance(error, ValueError):
-            return self._dockerfile.error(step.line, str(error))
-        where = f"{self._dockerfile.file}:{step.line}: " if step.line else ""
+            return BadRequest(f"{self._where(step)}: {error}")
         if error.message.startswith(self._dockerfile.file):
-            where = ""
-        return type(error)(f"{where}{error.message}", hint=error.hint)
+            return error
+        return type(error)(f"{self._where(step)}: {error.message}", hint=error.hint)
 
     def _show(self, step: ins.Step, *, cached: bool = False) -> None:
         text = " ".join(step.at.source.split())
@@ -251,7 +256,7 @@ class Execution:
         argv, script = _argv(step, state)
         with StepMounts(self._room, self._shelf, step.mounts, self._job.secrets) as extra:
             extra.open(
-                lambda name: self._tree(name, stage),
+                lambda name: self._tree(name, stage, step),
                 state.scope,
                 self._dockerfile.escape,
                 self._job.context,
@@ -304,18 +309,20 @@ class Execution:
         if ended.exit_code == 127:
             hint = "the command was not found in the image: install it in an earlier RUN"
         return running.StepFailed(
-            f"{self._dockerfile.file}:{step.line}: {shown}\n"
+            f"{self._where(step)}: {shown}\n"
             f"ended with exit code {ended.exit_code}; its last lines:\n{tail}",
             hint=hint,
         )
 
-    def _tree(self, name: str, stage: int) -> tuple[Tree, str]:
+    def _tree(self, name: str, stage: int, step: ins.Step) -> tuple[Tree, str]:
         """The files that ``--from=NAME`` means, and what identifies them."""
         found = self._plan.stage_named(name, stage)
+        if found is not None and found not in self._stages:
+            raise BadRequest(f"the stage {name} was not built, for its name came from a variable")
+        if found is None and name.isdigit():
+            raise BadRequest(f"there is no stage {name} before this one")
         image = (
-            self._stages[found].image
-            if found is not None
-            else self._image(name, self._dockerfile.file)
+            self._stages[found].image if found is not None else self._image(name, self._where(step))
         )
         point = self._room.path / "from" / framed(image.diff_ids)[:16]
         if not point.exists():
@@ -336,7 +343,7 @@ class Execution:
             path = path.rstrip("/") + "/"
         excludes = IgnoreRules([word(each) for each in step.excludes], self._dockerfile.file)
         if step.stage:
-            tree, content = self._tree(word(step.stage), stage)
+            tree, content = self._tree(word(step.stage), stage, step)
             deliveries = self._arrivals.from_tree(tree, sources)
         else:
             deliveries = self._arrivals.from_context(step, sources, state.scope, self._dockerfile)

@@ -30,7 +30,8 @@ def identity(user: str, passwd: str, group: str) -> Identity:
     gid = int(row[3]) if row else 0
     home = row[5] if row else "/"
     if group_name:
-        return Identity(uid, group_id(group_name, group), home=home or "/")
+        chosen = group_id(group_name, group)
+        return Identity(uid, chosen, (chosen,), home or "/")
     login = row[0] if row else ""
     rows = (line.split(":") for line in group.splitlines())
     groups = [int(r[2]) for r in rows if len(r) == 4 and login and login in r[3].split(",")]

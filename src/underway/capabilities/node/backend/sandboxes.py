@@ -14,11 +14,14 @@ from underway.base.errors import InternalError, ServiceUnavailable
 from underway.base.files import write_atomic
 from underway.capabilities.node.backend.layout import Layout
 from underway.capabilities.node.backend.records import remove_tree
+from underway.capabilities.node.model import containers_of
 from underway.capabilities.node.rules import names, oci_spec
 from underway.linux import mounts
 from underway.linux.cgroups import Cgroups
+from underway.linux.hostports import HostPort, HostPorts
 from underway.linux.network import PodNetwork
 
+_ANY = ("", "0.0.0.0", "::")  # noqa: S104  # compared, not bound
 SHM_BYTES = 64 * 1024 * 1024
 _RESOLV_CONF, _HOSTS = Path("/etc/resolv.conf"), Path("/etc/hosts")
 
@@ -41,6 +44,7 @@ class Sandboxes:
         self,
         layout: Layout,
         network: PodNetwork,
+        host_ports: HostPorts,
         cgroups: Cgroups,
         *,
         node_name: str,
@@ -49,6 +53,7 @@ class Sandboxes:
     ) -> None:
         self._layout = layout
         self._network = network
+        self._host_ports = host_ports
         self._cgroups = cgroups
         self._node_name = node_name
         self._node_ip = node_ip
@@ -59,6 +64,7 @@ class Sandboxes:
 
         Raises:
             ServiceUnavailable: no address is free.
+            Conflict: a host port is taken; the message says by whom.
             InternalError: the kernel refused.
         """
         uid, spec = uid_of(pod), pod.get("spec") or {}
@@ -70,6 +76,7 @@ class Sandboxes:
         if not spec.get("hostNetwork"):
             attachment = self._network.attach(uid)
             netns, ip = str(attachment.netns), attachment.ip
+            self._host_ports.set(uid, _host_ports(pod, ip))
         mounted = set(mounts.mounts_below(base))
         ipcns = "" if spec.get("hostIPC") else str(self._ipc(base / "ipc", mounted))
         shm = Path("/dev/shm") if spec.get("hostIPC") else self._shm(base / "shm", mounted)  # noqa: S108
@@ -111,6 +118,7 @@ class Sandboxes:
 
     def release(self, uid: str) -> None:
         """Give back address, namespaces and mounts; records and logs stay."""
+        self._host_ports.set(uid, ())
         self._network.detach(uid)
         base = self._layout.pod(uid)
         for point in mounts.mounts_below(base):
@@ -151,6 +159,21 @@ class Sandboxes:
             flags = mounts.MS_NOSUID | mounts.MS_NODEV | mounts.MS_NOEXEC
             mounts.mount("shm", path, "tmpfs", flags, f"mode=1777,size={SHM_BYTES}")
         return path
+
+
+def _host_ports(pod: Object, ip: str) -> list[HostPort]:
+    return [
+        HostPort(
+            (port.get("protocol") or "TCP").lower(),
+            port.get("hostIP") if port.get("hostIP") not in (None, *_ANY) else "",
+            int(port["hostPort"]),
+            ip,
+            int(port["containerPort"]),
+        )
+        for each in containers_of(pod)
+        for port in each.spec.get("ports") or ()
+        if port.get("hostPort")
+    ]
 
 
 def _read(path: Path) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import functools
 import logging
 from collections.abc import Iterable
 
@@ -177,7 +178,7 @@ class Agent:
             for run in worker.running():
                 log_file = self._layout.log(worker.uid, run.name, run.attempt)
                 bundle = self._services.containers.bundle(run)
-                log_files.rotate(log_file, lambda bundle=bundle: oci_runtime.reopen_log(bundle))
+                log_files.rotate(log_file, functools.partial(oci_runtime.reopen_log, bundle))
 
 
 def _key(pod: Object) -> str:

@@ -62,9 +62,9 @@ class Health:
     async def run(self) -> None:
         """Probe until cancelled."""
         async with asyncio.TaskGroup() as group:
-            if probe := self._container.get("startupProbe"):
-                if not self._started.is_set():
-                    group.create_task(self._startup(probe))
+            probe = self._container.get("startupProbe")
+            if probe and not self._started.is_set():
+                group.create_task(self._startup(probe))
             if probe := self._container.get("livenessProbe"):
                 group.create_task(self._liveness(probe))
             if probe := self._container.get("readinessProbe"):

@@ -22,6 +22,7 @@ from underway.capabilities.node.controller.material import Material
 from underway.capabilities.node.controller.registration import Registration
 from underway.capabilities.node.controller.worker import COMPONENT, Services
 from underway.linux.cgroups import Cgroups
+from underway.linux.hostports import HostPorts
 from underway.linux.images import ImageStore
 from underway.linux.layers import LayerStore
 from underway.linux.network import PodNetwork
@@ -69,6 +70,7 @@ def build(manager: Manager, home: Home) -> tuple[Agent, KubeletApi]:
         sandboxes=Sandboxes(
             layout,
             network,
+            HostPorts(home.id, network.bridge),
             cgroups,
             node_name=settings.node_name,
             node_ip=address,

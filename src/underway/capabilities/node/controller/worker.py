@@ -425,13 +425,14 @@ class PodWorker:
         if probe := self._probes.pop(record.id, None):
             probe.cancel()
         each = self._spec(record.name)
-        if not (self._gone or deleting(self.pod)) and rules.restarts(self.pod, each, finished):
-            if finished.backoff_s:
-                message = (
-                    f"Back-off restarting failed container {each.name} in pod "
-                    f"{name_of(self.pod)}_{namespace_of(self.pod)}({self.uid})"
-                )
-                self._event(WARNING, "BackOff", message, each)
+        if self._gone or deleting(self.pod) or not rules.restarts(self.pod, each, finished):
+            return
+        if finished.backoff_s:
+            message = (
+                f"Back-off restarting failed container {each.name} in pod "
+                f"{name_of(self.pod)}_{namespace_of(self.pod)}({self.uid})"
+            )
+            self._event(WARNING, "BackOff", message, each)
 
     def _begin_stop(self, action: rules.Stop) -> None:
         now = self._services.clock.now()
@@ -590,9 +591,7 @@ def _over(shared: Shared, binds: list[Any]) -> list[Any]:
 def _clearing(before: Iterable[Object], now: Iterable[Object]) -> list[Object]:
     """Conditions as a strategic merge patch that also takes away what they had and have no more."""
     old = {condition["type"]: condition for condition in before}
-    return [
-        {**dict.fromkeys(set(old.get(each["type"], ())) - set(each)), **each} for each in now
-    ]
+    return [{**dict.fromkeys(set(old.get(each["type"], ())) - set(each)), **each} for each in now]
 
 
 def _words(error: Exception) -> str:

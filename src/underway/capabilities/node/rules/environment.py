@@ -72,10 +72,9 @@ def environment(
     for variable in container.get("env") or ():
         name = variable["name"]
         if variable.get("valueFrom"):
-            value = _value_from(variable["valueFrom"], container, pod, sources, machine, pod_ip)
-            if value is None:
-                continue
-            result[name] = value
+            found = _value_from(variable["valueFrom"], container, pod, sources, machine, pod_ip)
+            if found is not None:
+                result[name] = found
         else:
             result[name] = expand(variable.get("value") or "", {**services, **result})
     return {**services, **result}

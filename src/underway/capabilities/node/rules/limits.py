@@ -26,9 +26,10 @@ def qos_class(pod: Object) -> str:
         resources = container.get("resources") or {}
         limits, requests = resources.get("limits") or {}, resources.get("requests") or {}
         for name in ("cpu", "memory"):
-            limit, request = limits.get(name), requests.get(name, limits.get(name))
+            limit = limits.get(name)
+            request = requests.get(name, limit)
             anything = anything or limit is not None or request is not None
-            if limit is None or quantity.parse(request) != quantity.parse(limit):
+            if limit is None or quantity.parse(request or 0) != quantity.parse(limit):
                 guaranteed = False
     if not anything:
         return "BestEffort"

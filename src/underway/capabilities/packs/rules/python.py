@@ -50,6 +50,9 @@ def detect(listing: Listing, port: int | None) -> Plan | Lacking | None:
 def _installation(listing: Listing) -> dict[str, object]:
     """What is copied before the rest so that its layer is kept, and how it is installed."""
     if "requirements.txt" in listing.files:
+        if re.search(r"^\s*(?:-e\s+)?\.", listing.text("requirements.txt"), re.MULTILINE):
+            # It installs the source itself, which has to be there first.
+            return {"install_late": "pip install --no-cache-dir -r requirements.txt"}
         others = listing.matching(r"requirements[-_\w]*\.txt|constraints\.txt")
         return {
             "early": others,

@@ -89,7 +89,7 @@ class DaemonSets:
         return RequeueAfter(min(waits)) if waits else Done()
 
     def _on_node(self, _kind: str, old: Entry | None, new: Entry | None) -> None:
-        before, after = (_offer(entry.object) if entry else None for entry in (old, new))
+        before, after = (_offer(entry.view) if entry else None for entry in (old, new))
         if before != after:
             for request in self._everyone():
                 self.controller.enqueue(request)

@@ -55,6 +55,7 @@ class Jobs:
         self._pods = pod_informer(manager)
         self._pods.add_index(_BY_JOB, _job_key)
         self._expected = Expectations(self._pods)
+        self._recorded = Expectations(self._jobs)
         self._control = PodControl(manager, self._expected, COMPONENT)
 
     async def reconcile(self, request: Request) -> Result:
@@ -63,9 +64,12 @@ class Jobs:
         await self._let_go(request.key, job)
         if job is None:
             self._expected.forget(request.key)
+            self._recorded.forget(request.key)
             return Done()
         if deleting(job):
             return Done()
+        if not self._recorded.satisfied(request.key):
+            return Done()  # counting from an older record would make a pod too many
         now = self._manager.clock.now()
         pods = await claim_children(self._manager, PODS, self._pods, JOBS, job)
         found = rules.tally(job, pods)
@@ -82,6 +86,8 @@ class Jobs:
             failure, wait_s = await self._act(job, found)
         before = job
         job = await write_status(self._client, JOBS, job, rules.status(job, found, verdict, now))
+        if job is not before:
+            self._recorded.updated(request.key, job)
         self._tell_changes(before, job)
         # Only now that their UIDs are on record may the pods go.
         await self._release(rules.tally(job, pods).recorded)

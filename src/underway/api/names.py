@@ -11,6 +11,11 @@ _LABEL = "[a-z0-9]([-a-z0-9]*[a-z0-9])?"
 _LABEL_1035 = "[a-z]([-a-z0-9]*[a-z0-9])?"
 _SUBDOMAIN = rf"{_LABEL}(\.{_LABEL})*"
 _QUALIFIED = "([A-Za-z0-9][-A-Za-z0-9_.]*)?[A-Za-z0-9]"
+_QUALIFIED_RULE = (
+    "must consist of alphanumeric characters, '-', '_' or '.', and must start and end with an "
+    "alphanumeric character"
+)
+_QUALIFIED_EXAMPLES = ("MyName", "my.name", "123-abc")
 _CONFIG_KEY = "[-._a-zA-Z0-9]+"
 
 LABEL_LIMIT = 63
@@ -30,6 +35,8 @@ def _at_most(text: str, limit: int) -> list[str]:
 
 def dns_label(text: str) -> list[str]:
     """RFC 1123 label."""
+    if len(text) <= LABEL_LIMIT and "." in text and re.fullmatch(_SUBDOMAIN, text):
+        return ["must not contain dots"]
     rule = (
         "a lowercase RFC 1123 label must consist of lower case alphanumeric characters or '-', "
         "and must start and end with an alphanumeric character"
@@ -71,22 +78,17 @@ def qualified_name(text: str) -> list[str]:
         if not prefix:
             found.append("prefix part must be non-empty")
         elif "/" in prefix:
-            rule = (
-                "a qualified name must consist of alphanumeric characters, '-', '_' or '.', and "
-                "must start and end with an alphanumeric character with an optional DNS subdomain "
-                "prefix and '/' (e.g. 'example.com/MyName')"
-            )
-            return [rule]
+            rule = f"a qualified name {_QUALIFIED_RULE}"
+            (message,) = _must_match(_QUALIFIED, text, rule, _QUALIFIED_EXAMPLES)
+            optional = " with an optional DNS subdomain prefix and '/' (e.g. 'example.com/MyName')"
+            return [message + optional]
         else:
             found += [f"prefix part {message}" for message in dns_subdomain(prefix)]
     if not name:
-        return [*found, "name part must be non-empty"]
+        found.append("name part must be non-empty")
     found += [f"name part {message}" for message in _at_most(name, LABEL_LIMIT)]
-    rule = (
-        "name part must consist of alphanumeric characters, '-', '_' or '.', and must start and "
-        "end with an alphanumeric character"
-    )
-    return found + _must_match(_QUALIFIED, name, rule, ("MyName", "my.name", "123-abc"))
+    rule = f"name part {_QUALIFIED_RULE}"
+    return found + _must_match(_QUALIFIED, name, rule, _QUALIFIED_EXAMPLES)
 
 
 def label_value(text: str) -> list[str]:

@@ -1,0 +1,147 @@
+"""Stand-ins assembled from Debian packages, and Dockerfiles as people write them against them."""
+
+import hashlib
+import json
+import os
+import re
+
+import pytest
+
+from underway.base.errors import BadRequest
+from underway.capabilities.build.backend.bases import PACKAGES, STAND_IN, base_images, recipes
+from underway.capabilities.build.backend.bootstrap import _archives
+from underway.capabilities.build.backend.machine import ca_bundle
+from underway.capabilities.build.backend.origins import upstreams
+from underway.wire.dockerfile import parse
+
+root_only = [
+    pytest.mark.privileged,
+    pytest.mark.skipif(os.geteuid() != 0, reason="containers and mounts need root"),
+]
+
+
+def offered(reference):
+    stand_ins = base_images.__globals__["StandIns"](None, None)
+    return stand_ins.offers(reference)
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "debian", "debian:bookworm", "debian:bookworm-slim", "debian:12", "debian:12-slim",
+        "python", "python:3", "python:3.11", "python:3.11-slim", "python:3.11-slim-bookworm",
+        "python:3.11.9-slim", "python:3-slim", "node:18", "node:18-slim", "node:18-bookworm",
+        "node:18.20-bookworm-slim", "node:lts", "nginx", "nginx:stable", "nginx:latest", "redis",
+        "redis:7", "redis:7.0", "postgres:15", "postgres:15.4-bookworm", "busybox", "busybox:1.35",
+        "docker.io/library/redis:7",
+    ],
+)  # fmt: skip
+def test_a_stand_in_is_offered(name):
+    assert offered(name)
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "python:3.12", "python:3.11-alpine", "node:20", "redis:6", "postgres:16", "ubuntu",
+        "debian:bullseye", "me/python:3.11", "quay.io/library/redis:7", "redis:7@sha256:" + "0" * 64,
+    ],
+)  # fmt: skip
+def test_what_debian_cannot_stand_in_for_is_not_offered(name):
+    assert not offered(name)
+
+
+def test_every_recipe_is_well_formed():
+    for recipe in recipes().values():
+        assert recipe.offered
+        for variant in recipe.images:
+            re.compile(variant.tags)
+            assert bool(recipe.dockerfile) != bool(variant.bootstrap)
+        if recipe.dockerfile:
+            parse(recipe.dockerfile)
+
+
+def test_archives_are_read_from_both_formats():
+    text = (
+        "deb [signed-by=/k] http://m/debian bookworm main contrib\n"
+        "deb-src http://m/debian bookworm main\ndeb http://other/x stable main\n"
+    )
+    assert _archives(text, "bookworm") == {"bookworm": "http://m/debian"}
+    text = (
+        "Types: deb\n# comment\nURIs: http://a/debian\nSuites: bookworm bookworm-updates\n"
+        "Components: main\n\nTypes: deb\nURIs: http://a/sec\nSuites: bookworm-security\n"
+        "Components: main\n\nEnabled: no\nURIs: http://b\nSuites: bookworm\nComponents: main\n"
+    )
+    assert _archives(text, "bookworm") == {
+        "bookworm": "http://a/debian",
+        "bookworm-security": "http://a/sec",
+    }
+
+
+def test_upstream_registries_are_checked(tmp_path):
+    file = tmp_path / "registries.json"
+    assert upstreams(file) == []
+    file.write_text('[{"prefix": "docker.io", "url": "https://mirror"}]')
+    assert upstreams(file)[0].prefix == "docker.io"
+    for bad in ("{", '[{"prefix": "x"}]', '[{"prefix": "x", "url": "http://x"}]'):
+        file.write_text(bad)
+        with pytest.raises(BadRequest, match=r"registries\.json"):
+            upstreams(file)
+
+
+class TestAssembled:
+    pytestmark = root_only
+
+    def test_a_stand_in_is_a_layout_that_says_what_it_is_made_of(self, yard, tmp_path):
+        out = tmp_path / "layout"
+        base = base_images(yard.home).provide(
+            "docker.io/library/busybox:1.35", out, yard.told.append
+        )
+        assert (base.origin, base.repository) == ("stand-in", "docker.io/library/busybox")
+        manifest = (out / "blobs/sha256" / base.digest.removeprefix("sha256:")).read_bytes()
+        assert f"sha256:{hashlib.sha256(manifest).hexdigest()}" == base.digest
+        annotations = json.loads(manifest)["annotations"]
+        assert annotations[STAND_IN] == "true"
+        assert annotations[PACKAGES].startswith("sha256:")
+        again = base_images(yard.home).provide("busybox:1.35", tmp_path / "again", yard.told.append)
+        assert again.digest == base.digest
+
+    @pytest.mark.timeout(420)
+    def test_pip_and_apt_work_in_a_python_stand_in_and_leave_no_certificates(self, yard):
+        yard.put("app.py", "import itsdangerous, sys; print(itsdangerous.__name__, sys.prefix)")
+        yard.build(
+            "FROM python:3.11-slim AS build\n"
+            "RUN pip install --no-cache-dir --prefix=/install itsdangerous\n"
+            "FROM python:3.11-slim\n"
+            "COPY --from=build /install /usr/local\n"
+            "RUN apt-get update && apt-get install -y --no-install-recommends tree"
+            " && rm -rf /var/lib/apt/lists/*\n"
+            "RUN python -m venv /venv && /venv/bin/pip install --no-cache-dir six\n"
+            "RUN useradd --create-home app\nWORKDIR /app\nCOPY app.py .\nUSER app\n"
+            "RUN python app.py > /tmp/out && tree --version && pip --version && python3 -V\n"
+        )
+        assert yard.read("/tmp/out") == "itsdangerous /usr/local\n"
+        assert "PYTHON_VERSION=3.11.2" in yard.config()["Env"]
+        assert not [e for e in yard.config()["Env"] if "CERT" in e or "APT" in e]
+        bundle = ca_bundle().read_bytes()
+
+        def traces(root):
+            found = []
+            for path in root.rglob("*"):
+                if path.is_file() and not path.is_symlink() and path.stat().st_size == len(bundle):
+                    found += [str(path)] * (path.read_bytes() == bundle)
+            assert (
+                not (root / "etc/resolv.conf").exists()
+                or not (root / "etc/resolv.conf").read_text()
+            )
+            return found, (root / "dev/underway").exists()
+
+        assert yard.look(traces) == ([], False)
+        stale = yard.look(
+            lambda root: [
+                p.name
+                for p in (root / "venv/lib/python3.11/site-packages/__pycache__").glob("six*.pyc")
+                if p.read_bytes()[4] != 3  # PEP 552: checked by the source's hash, not its time
+            ]
+        )
+        assert stale == []
