@@ -6,29 +6,20 @@ import asyncio
 import logging
 import signal
 from contextlib import AsyncExitStack
-from importlib import resources
 
 import uvloop
-import yaml
 
-from underway.api.objects import Object, find_condition
-from underway.api.resources import CUSTOMRESOURCEDEFINITIONS, Resource
-from underway.base.clock import SystemClock
+from underway.api.objects import Object
 from underway.base.home import Home, Settings
-from underway.client import Client
-from underway.dist import processes
+from underway.dist import assembly, processes
 from underway.kit import Capability, Ready, registry
 from underway.reconcile.manager import Manager
-from underway.server.app import ApiServer
 from underway.server.nodes import NodeConnector
 from underway.transport import front, pki
 from underway.transport.tunnel import tunnel
 from underway.wire.http import Request, Response
 
 _log = logging.getLogger(__name__)
-
-_CONTROLLER_USER = "system:kube-controller-manager"
-_MASTERS = ("system:masters",)
 
 
 def main(home: Home) -> None:
@@ -39,20 +30,12 @@ def main(home: Home) -> None:
 async def _run(home: Home) -> None:
     settings = home.load_settings()
     capabilities = [each for each in registry.installed() if _can_run(each)]
+    connector = _node_connector(home, settings)
     async with AsyncExitStack() as stack:
-        server = ApiServer(home, settings=settings, connector=_node_connector(home, settings))
-        await server.start()
-        stack.push_async_callback(server.stop)
-        context = pki.server_context(
-            home.pki / "apiserver.crt", home.pki / "apiserver.key", home.pki / "ca.crt"
+        plane = await stack.enter_async_context(
+            assembly.control_plane(home, settings, capabilities, connector=connector)
         )
-        await stack.enter_async_context(
-            await front.serve(
-                server.handle, host=settings.bind_address, port=settings.api_port, tls=context
-            )
-        )
-        client = Client(server.as_user(_CONTROLLER_USER, _MASTERS))
-        await _install_crds(client, capabilities)
+        context = assembly.server_tls(home)
         ports = registry.Ports(capabilities, home)
         for capability in capabilities:
             for route in capability.routes:
@@ -61,12 +44,8 @@ async def _run(home: Home) -> None:
                 await stack.enter_async_context(
                     await front.serve(handler, host=settings.bind_address, port=port, tls=context)
                 )
-        manager = Manager(client, SystemClock())
-        for capability in capabilities:
-            for target in capability.controllers:
-                registry.load(target)(manager, home)
         processes.tell_ready()
-        await run_until_signal(manager)
+        await run_until_signal(plane.manager)
 
 
 async def run_until_signal(manager: Manager) -> None:
@@ -86,35 +65,6 @@ def _can_run(capability: Capability) -> bool:
     if not isinstance(state, Ready):
         _log.warning("%s is off: %s", capability.id, state.reason)
     return isinstance(state, Ready)
-
-
-async def _install_crds(client: Client, capabilities: list[Capability]) -> None:
-    for capability in capabilities:
-        for name in capability.crds:
-            package, _, file = name.partition(":")
-            text = resources.files(package).joinpath(file).read_text(encoding="utf-8")
-            for document in yaml.safe_load_all(text):
-                await _install_crd(client, document)
-
-
-async def _install_crd(client: Client, crd: Object) -> None:
-    resource: Resource = CUSTOMRESOURCEDEFINITIONS
-    created = await client.apply(resource, crd, field_manager="underway")
-    while not _established(created):
-        version = created["metadata"]["resourceVersion"]
-        name = created["metadata"]["name"]
-        async for event in client.watch(
-            resource, resource_version=version, fields=f"metadata.name={name}"
-        ):
-            created = event.object
-            if _established(created):
-                return
-
-
-def _established(crd: Object) -> bool:
-    conditions = (crd.get("status") or {}).get("conditions")
-    found = find_condition(conditions, "Established")
-    return found is not None and found.get("status") == "True"
 
 
 def _node_connector(home: Home, settings: Settings) -> NodeConnector:

@@ -32,14 +32,14 @@ def prepare(home: Home, ports: Mapping[str, int]) -> Settings:
         )
     first = not home.settings_file.exists()
     settings = home.load_settings()
-    chosen = {name: port or _free_port() for name, port in ports.items()}
+    chosen: dict[str, object] = {name: port or _free_port() for name, port in ports.items()}
     if first:
-        chosen |= {
-            "pod_cidr": network.free_pod_cidr(),
-            "service_cidr": network.free_service_cidr(),
-        }
-    if first or chosen:
-        settings = msgspec.structs.replace(settings, **chosen)
+        chosen["service_cidr"] = network.free_service_cidr()
+    # Services keep their addresses for good; pods get new ones whenever they are made anew.
+    chosen["pod_cidr"] = network.usable_pod_cidr(home.id, settings.pod_cidr)
+    wanted = msgspec.structs.replace(settings, **chosen)
+    if first or wanted != settings:
+        settings = wanted
         home.save_settings(settings)
     home.root.chmod(0o711)
     pki.ensure_pki(home, settings)

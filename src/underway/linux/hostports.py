@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
 from underway.base.errors import Conflict
 from underway.linux import nft
-from underway.transport.ports import holder_of
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,11 +27,16 @@ class HostPorts:
     Args:
         platform_id: the six characters of ``Home.id``.
         bridge: the link that pods are behind.
+        holder_of: process id and name of whoever listens on a TCP port of this machine.
     """
 
-    def __init__(self, platform_id: str, bridge: str) -> None:
+    def __init__(
+        self, platform_id: str, bridge: str, holder_of: Callable[[int], tuple[int, str] | None]
+    ) -> None:
         self.table = f"underway_{platform_id}_hostports"
         self._bridge = bridge
+        self._holder_of = holder_of
+        self._known = False  # whether the table is this object's doing
         self._ports: dict[str, tuple[HostPort, ...]] = {}
         self._lock = threading.Lock()
 
@@ -44,7 +48,7 @@ class HostPorts:
         """
         wanted = tuple(ports)
         with self._lock:
-            if self._ports.get(pod_uid, ()) == wanted:
+            if self._ports.get(pod_uid, ()) == wanted and (wanted or self._known):
                 return
             for each in wanted:
                 self._check(pod_uid, each)
@@ -56,6 +60,7 @@ class HostPorts:
                 nft.apply(self._rules())
             else:
                 nft.delete_tables([self.table])
+            self._known = True
 
     def _check(self, pod_uid: str, wanted: HostPort) -> None:
         for uid, ports in self._ports.items():
@@ -65,7 +70,7 @@ class HostPorts:
                     raise Conflict(f"host port {wanted.port} is taken by the pod {each.target}")
         if wanted.protocol != "tcp" or wanted in self._ports.get(pod_uid, ()):
             return
-        if holder := holder_of(wanted.port):
+        if holder := self._holder_of(wanted.port):
             raise Conflict(f"host port {wanted.port} is taken by process {holder[0]} ({holder[1]})")
 
     def _rules(self) -> str:

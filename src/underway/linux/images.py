@@ -22,6 +22,7 @@ OpenBlob = Callable[[str, int], Iterable[bytes]]
 """``(digest, size in bytes) -> the blob in chunks``; a negative size means unknown."""
 
 DOCUMENT_BYTES_MAX = 4 << 20
+SETTLE_AGE_S = 300.0
 
 
 @dataclass(frozen=True)
@@ -63,12 +64,16 @@ class ImageStore:
         for diff_id in image.diff_ids:
             if not self._layers.has(diff_id):
                 raise BadRequest(f"{reference}: layer {diff_id} is not in the store")
-        self._layers.settle()
+        self._layers.settle(SETTLE_AGE_S)
         self._documents.mkdir(parents=True, exist_ok=True)
         self._names.mkdir(parents=True, exist_ok=True)
-        write_atomic(self._documents / _hex(image.manifest["config"]["digest"]), config)
-        write_atomic(self._documents / _hex(image.digest), manifest)
-        write_atomic(self._name(reference), image.digest)
+        # What a power cut damages no longer has its digest, and counts as missing.
+        for digest, data in (
+            (image.manifest["config"]["digest"], config),
+            (image.digest, manifest),
+        ):
+            write_atomic(self._documents / _hex(digest), data, durable=False)
+        write_atomic(self._name(reference), image.digest, durable=False)
         return image
 
     def get(self, reference_or_digest: str) -> StoredImage | None:
@@ -86,7 +91,8 @@ class ImageStore:
             image = _read(reference_or_digest, manifest, config)
         except (FileNotFoundError, msgspec.DecodeError, KeyError, TypeError, BadRequest):
             return None
-        return image if all(map(self._layers.has, image.diff_ids)) else None
+        whole = image.digest == digest and all(map(self._layers.has, image.diff_ids))
+        return image if whole else None
 
     def pull(
         self, reference: str, manifest: bytes, config: bytes, open_blob: OpenBlob

@@ -4,9 +4,9 @@ A layer is known by its diff id: the sha256 of its uncompressed tar stream. It l
 lower directory at ``sha256/HEX/tree`` below the store. It is made in ``scratch/`` and renamed into
 place, so a reader sees a whole layer or none.
 
-Power cuts: a renamed directory may have lost its contents when the machine starts again. Until
-``settle`` has written everything out, a layer is marked with the boot it was made in, and counts
-as missing in any other.
+Power cuts: a renamed directory may have lost its contents when the machine starts again. Nothing
+waits for the disk because of that. Instead a layer is marked with the boot it was made in, and
+counts as missing in any other, until ``settle`` has made sure that it was written out.
 """
 
 from __future__ import annotations
@@ -26,6 +26,7 @@ from typing import IO, cast
 import zstandard
 from isal import isal_zlib
 
+from underway.base.clock import SystemClock
 from underway.base.errors import BadRequest, InternalError
 from underway.linux import layer_tar
 from underway.linux.layer_tar import Mtimes
@@ -184,12 +185,15 @@ class LayerStore:
             _remove(room)
             os.close(held)
 
-    def settle(self) -> None:
-        """Write out all layers made so far, so that they outlive a power cut."""
-        if not self._layers.is_dir():
-            return
+    def settle(self, age_s: float = 0.0) -> None:
+        """Make layers outlive a power cut, if one of them has waited ``age_s`` seconds for it.
+
+        By default this takes as long as the disk needs for everything pending. With an age beyond
+        the half minute after which the kernel writes by itself, there is little left to do.
+        """
         marks = [mark for mark in self._layers.glob("*/boot") if self.has(_id_of(mark.parent))]
-        if marks:
+        now_s = SystemClock().now().timestamp()
+        if any(_age_of(mark, now_s) >= age_s for mark in marks):
             sync_filesystem(self._layers)
             for mark in marks:
                 mark.unlink(missing_ok=True)
@@ -331,6 +335,13 @@ class _Stream:
 
 def _id_of(entry: Path) -> str:
     return f"sha256:{entry.name}"
+
+
+def _age_of(mark: Path, now_s: float) -> float:
+    try:
+        return now_s - mark.stat().st_mtime
+    except FileNotFoundError:
+        return -1.0  # settled by another process
 
 
 def _remove(tree: Path) -> None:

@@ -297,6 +297,19 @@ def free_pod_cidr(taken_hint: Iterable[str] = ()) -> str:
     return _free((f"10.244.{third}.0/24" for third in range(256)), taken_hint)
 
 
+def usable_pod_cidr(platform_id: str, current: str) -> str:
+    """``current`` while the platform's own bridge holds it or nobody does; else a free one.
+
+    Raises:
+        ServiceUnavailable: no range is free.
+    """
+    if links.exists(PodNetwork(platform_id, current).bridge):
+        return current
+    wanted = ipaddress.IPv4Network(current)
+    taken = any(wanted.overlaps(other) for other in links.networks_in_use())
+    return free_pod_cidr() if taken else current
+
+
 def free_service_cidr(taken_hint: Iterable[str] = ()) -> str:
     """A 10.X.0.0/16, X from 96 to 127, that nothing on this machine overlaps.
 

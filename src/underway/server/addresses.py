@@ -9,6 +9,7 @@ from __future__ import annotations
 import ipaddress
 import random
 from collections.abc import Callable, Iterable
+from itertools import chain
 
 from underway.api.objects import Object, uid_of
 from underway.base.errors import Cause, InternalError, Invalid
@@ -166,8 +167,8 @@ class Addresses:
             given[port.get("port")] = port["nodePort"]
 
     def _free_port(self, uid: str) -> int:
-        start = self._random.choice(NODE_PORTS)
-        for port in (*range(start, NODE_PORTS.stop), *range(NODE_PORTS.start, start)):
+        start = self._random.randrange(NODE_PORTS.start, NODE_PORTS.stop)
+        for port in chain(range(start, NODE_PORTS.stop), range(NODE_PORTS.start, start)):
             if port not in self._ports:
                 self._ports[port] = uid
                 return port

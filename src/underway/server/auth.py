@@ -95,7 +95,9 @@ class Authenticator:
         namespace = bound.get("namespace", "")
         account = bound.get("serviceaccount") or {}
         self._present("serviceaccounts", namespace, account)
-        extra = {f"{_EXTRA}/credential-id": (f"JTI={claims.get('jti', '')}",)}
+        extra: dict[str, tuple[str, ...]] = {
+            f"{_EXTRA}/credential-id": (f"JTI={claims.get('jti', '')}",)
+        }
         for kind, resource in (("pod", "pods"), ("secret", "secrets")):
             if kind in bound:
                 self._present(resource, namespace, bound[kind])

@@ -127,7 +127,7 @@ class Reader:
             self._not_older_than(_version(version))
         return render(self.view(call).one(row.data), call.accept)
 
-    def list(self, call: Call) -> Response:
+    def list_objects(self, call: Call) -> Response:
         """A list, or one page of it, from one consistent state."""
         selection = Selection.of(call)
         namespace = call.attributes.namespace or None

@@ -90,7 +90,7 @@ class Rest:
             case "get":
                 return self._reader.get(call)
             case "list":
-                return self._reader.list(call)
+                return self._reader.list_objects(call)
             case "watch":
                 return self._reader.watch(call)
             case "create":

@@ -18,10 +18,10 @@ from typing import Self
 
 from underway.base.clock import Clock, SystemClock
 from underway.base.errors import Conflict, Forbidden, ServiceUnavailable, UnderwayError
+from underway.base.ports import holder_of
 from underway.base.threads import run_blocking
 from underway.transport.http1 import Connection, http_date
 from underway.transport.limits import Limits
-from underway.transport.ports import holder_of
 from underway.wire.http import Handler
 
 __all__ = ["Limits", "Server", "serve"]

@@ -4,10 +4,12 @@ import hashlib
 import json
 import os
 import re
+from pathlib import Path
 
 import pytest
 
 from underway.base.errors import BadRequest
+from underway.base.home import Home
 from underway.capabilities.build.backend.bases import PACKAGES, STAND_IN, base_images, recipes
 from underway.capabilities.build.backend.bootstrap import _archives
 from underway.capabilities.build.backend.machine import ca_bundle
@@ -20,9 +22,40 @@ root_only = [
 ]
 
 
+WAIT = "for i in $(seq 50); do sleep 0.1; {} && break; done"
+SERVERS = {
+    "redis:7": (
+        "(docker-entrypoint.sh --port 16379 --daemonize yes)\n"
+        + WAIT.format("redis-cli -p 16379 ping")
+        + "\nredis-cli -p 16379 config get protected-mode | grep no\n"
+        "redis-cli -p 16379 config get dir | grep /data\n"
+        "grep '^Uid:.999' /proc/[0-9]*/status"
+    ),
+    "nginx": (
+        "sed -i 's/80;/18080;/' /etc/nginx/conf.d/default.conf\n"
+        "echo kept > /usr/share/nginx/html/index.html\n"
+        "/docker-entrypoint.sh nginx\n"
+        + WAIT.format("curl -sf http://127.0.0.1:18080/")
+        + "\ncurl -sf http://127.0.0.1:18080/ | grep kept"
+    ),
+    "postgres:15": (
+        "echo 'create table t as select 42 as a' > /docker-entrypoint-initdb.d/a.sql\n"
+        "export POSTGRES_PASSWORD=pw POSTGRES_DB=app POSTGRES_USER=me PGPASSWORD=pw\n"
+        "(docker-entrypoint.sh -p 15432 > /tmp/log 2>&1 &)\n"
+        + WAIT.format("pg_isready -h 127.0.0.1 -p 15432 -U me")
+        + "\npsql -h 127.0.0.1 -p 15432 -U me app -tc 'select a from t' | grep 42\n"
+        "! POSTGRES_PASSWORD= PGDATA=/tmp/new docker-entrypoint.sh postgres"
+    ),
+    "node:18-slim": (
+        "docker-entrypoint.sh -e 'console.log(process.version)' | grep v18\n"
+        "npm --version && npx --version && id node | grep 1000\n"
+        "command -v node | grep /usr/local/bin/node"
+    ),
+}
+
+
 def offered(reference):
-    stand_ins = base_images.__globals__["StandIns"](None, None)
-    return stand_ins.offers(reference)
+    return base_images(Home(Path("/nowhere"))).offers(reference)
 
 
 @pytest.mark.parametrize(
@@ -145,3 +178,11 @@ class TestAssembled:
             ]
         )
         assert stale == []
+
+    @pytest.mark.timeout(420)
+    @pytest.mark.parametrize("name", SERVERS)
+    def test_a_server_stand_in_starts_as_the_official_image_does(self, yard, name):
+        yard.build(f"FROM {name}\nRUN <<EOF\nset -eux\n{SERVERS[name]}\nEOF\n")
+        config = yard.config()
+        assert config["Entrypoint"]
+        assert config["Cmd"]

@@ -182,7 +182,7 @@ def test_copy_places_files_as_docker_does(yard):
         "COPY a /file\nCOPY a /dir/\nCOPY a b /both/\nCOPY sub /sub\nCOPY sub /there\n"
         'COPY ["*", "/glob/"]\nCOPY link /followed\nWORKDIR /w\nCOPY a .\nCOPY b ./b2\n'
         "COPY --chown=app --chmod=u=rw,go= a /owned/deep/a\nCOPY --chown=7:8 sub /numbers\n"
-        "COPY --exclude=*.sh sub /less\n"
+        "COPY --exclude=*.sh sub /less\nCOPY --parents sub/run.sh a /parents\n"
     )
 
     def see(root):
@@ -203,6 +203,8 @@ def test_copy_places_files_as_docker_does(yard):
         assert status_of(root / "owned/deep") == ("0o755", 1234, 1234)
         assert status_of(root / "numbers/run.sh") == ("0o755", 7, 8)
         assert [p.name for p in (root / "less").iterdir()] == ["inner"]
+        assert (root / "parents/sub/run.sh").exists()
+        assert (root / "parents/a").exists()
 
     yard.look(see)
 

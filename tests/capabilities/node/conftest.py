@@ -143,7 +143,7 @@ def home(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Home]:
     try:
         yield home
     finally:
-        teardown(home)
+        teardown(home, grace_s=0.2)
         assert not mounts.mounts_below(home.root)
         shutil.rmtree(home.root, ignore_errors=True)
 

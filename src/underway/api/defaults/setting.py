@@ -41,19 +41,14 @@ def canonical_quantities(parent: Object, *fields: str) -> None:
             canonical_quantity(amounts, name)
 
 
-def without_nulls(value: Any) -> Any:
-    """A copy without fields that are null, which mean the same as fields left out."""
+def drop_nulls(value: Any, skip: Iterable[str] = ()) -> None:
+    """Drop fields that are null, which mean the same as fields left out, everywhere below."""
     if isinstance(value, dict):
-        return {name: without_nulls(each) for name, each in value.items() if each is not None}
-    if isinstance(value, list):
-        return [without_nulls(each) for each in value]
-    return value
-
-
-def drop_nulls(obj: Object, skip: Iterable[str] = ()) -> None:
-    """Drop null fields of an object everywhere below, in place."""
-    for name in list(obj):
-        if obj[name] is None:
-            del obj[name]
-        elif name not in skip:
-            obj[name] = without_nulls(obj[name])
+        for name in [name for name, each in value.items() if each is None]:
+            del value[name]
+        for name, each in value.items():
+            if name not in skip:
+                drop_nulls(each)
+    elif isinstance(value, list):
+        for each in value:
+            drop_nulls(each)

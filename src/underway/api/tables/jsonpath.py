@@ -17,7 +17,7 @@ from typing import Any
 Step = Callable[[Any], list[Any]]
 LENGTH_LIMIT = 4096  # characters of a path
 
-_FIELD = re.compile(r"(?:\\.|[^.\[\\\s])+")
+_FIELD = re.compile(r"(?:\\.|[^.\[\\\s=<>!()?@'\"])+")
 _QUOTED = re.compile(r"""\s*(?:'((?:\\.|[^'\\])*)'|"((?:\\.|[^"\\])*)")\s*\]""")
 _SLICE = re.compile(r"\s*(-?\d*)\s*(?::\s*(-?\d*)\s*(?::\s*(-?\d*)\s*)?)?\]")
 _FILTER = re.compile(

@@ -50,6 +50,12 @@ class RangeInvalid(RegistryError):
     spec_code, code = "BLOB_UPLOAD_INVALID", 416
 
 
+class SizeInvalid(RegistryError):
+    """More or less came than was announced."""
+
+    spec_code, code = "SIZE_INVALID", 400
+
+
 class DigestInvalid(RegistryError):
     """The digest is malformed, or not that of the content."""
 
@@ -66,6 +72,12 @@ class ManifestInvalid(RegistryError):
     """The manifest is malformed."""
 
     spec_code, code = "MANIFEST_INVALID", 400
+
+
+class ManifestTooLarge(RegistryError):
+    """The manifest is larger than the registry accepts."""
+
+    spec_code, code = "SIZE_INVALID", 413
 
 
 class ManifestBlobUnknown(RegistryError):
@@ -90,6 +102,12 @@ class LoginRequired(RegistryError):
     """No, or wrong, credentials."""
 
     spec_code, code = "UNAUTHORIZED", 401
+
+
+class PageInvalid(RegistryError):
+    """The number of entries asked for is no number."""
+
+    spec_code, code = "PAGINATION_NUMBER_INVALID", 400
 
 
 class Unsupported(RegistryError):

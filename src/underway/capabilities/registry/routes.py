@@ -11,25 +11,30 @@ from urllib.parse import quote, urlencode
 
 import msgspec
 
-from underway.base.errors import TooLarge
+from underway.base.clock import SystemClock
+from underway.base.errors import NotFound, TooLarge, UnderwayError
 from underway.base.home import Home
 from underway.base.threads import run_blocking
 from underway.capabilities.registry import rules
-from underway.capabilities.registry.backend import Storage
-from underway.capabilities.registry.credentials import ensure_credentials
+from underway.capabilities.registry.backend import garbage
+from underway.capabilities.registry.backend.credentials import ensure_credentials
+from underway.capabilities.registry.backend.standins import StandIns
+from underway.capabilities.registry.backend.storage import Storage
 from underway.capabilities.registry.model import (
+    BlobUnknown,
     DigestInvalid,
     LoginRequired,
-    ManifestBlobUnknown,
     ManifestInvalid,
+    ManifestTooLarge,
     ManifestUnknown,
     RangeInvalid,
     RegistryError,
     Route,
+    SizeInvalid,
     Stored,
     Unsupported,
 )
-from underway.capabilities.registry.standins import StandIns
+from underway.kit.ports import BaseImages
 from underway.kit.registry import Ports
 from underway.wire import oci
 from underway.wire.http import Handler, Request, Response, json_response
@@ -38,10 +43,15 @@ _PIECE = 1024 * 1024
 
 
 def app(home: Home, ports: Ports) -> Handler:
-    """The registry of a home, with its credentials and its stand-in images."""
+    """The registry of a home, with its credentials and, where something makes them, stand-ins."""
     username, password = ensure_credentials(home, home.load_settings())
     storage = Storage(home.registry)
-    stand_ins = StandIns(storage, ports.get("base-images"), home.registry / "making")
+    garbage.drop_abandoned(storage, SystemClock().now())
+    try:
+        images: BaseImages | None = ports.get("base-images")
+    except NotFound:
+        images = None
+    stand_ins = StandIns(storage, images, home.registry / "making")
     return Registry(storage, stand_ins, username, password).handle
 
 
@@ -51,6 +61,7 @@ class Registry:
     def __init__(self, storage: Storage, stand_ins: StandIns, username: str, password: str) -> None:
         self._storage = storage
         self._stand_ins = stand_ins
+        self._receiving: set[str] = set()
         self._login = (username, password)
         self._handlers: dict[str, Callable[[Request, Route], Awaitable[Response]]] = {
             "base": self._base,
@@ -73,6 +84,9 @@ class Registry:
             response = json_response(error.body(), error.code)
             if isinstance(error, LoginRequired):
                 response.headers["www-authenticate"] = 'Basic realm="underway"'
+        except UnderwayError as error:  # a stand-in that could not be made, a full disk
+            wrapped = RegistryError(error.message, hint=error.hint)
+            response = json_response(wrapped.body(), error.code)
         response.headers["docker-distribution-api-version"] = "registry/2.0"
         return response
 
@@ -98,7 +112,10 @@ class Registry:
             await run_blocking(self._storage.delete_blob, route.repository, digest)
             return Response(202)
         path = await run_blocking(self._storage.blob_path, route.repository, digest)
-        size = path.stat().st_size
+        try:
+            size = path.stat().st_size
+        except FileNotFoundError as error:
+            raise BlobUnknown(f"blob {digest} is not in {route.repository}") from error
         headers = {
             "content-type": "application/octet-stream",
             "docker-content-digest": digest,
@@ -123,10 +140,13 @@ class Registry:
             digest, source = params["mount"], params["from"]
             if await run_blocking(self._storage.mount, route.repository, digest, source):
                 return self._created(route.repository, digest)
+        digest = params.get("digest", "")
+        if digest and not oci.is_digest(digest):
+            raise DigestInvalid(f"{digest!r} is no digest")
         upload = await run_blocking(self._storage.start_upload)
-        if "digest" in params:
+        if digest:
             await self._receive(request, upload, 0)
-            return await self._finish(route.repository, upload, params["digest"])
+            return await self._finish(route.repository, upload, digest)
         return self._accepted(route.repository, upload, 0)
 
     async def _upload(self, request: Request, route: Route) -> Response:
@@ -138,16 +158,30 @@ class Registry:
         if request.method == "DELETE":
             await run_blocking(self._storage.cancel_upload, upload)
             return Response(204)
-        start = rules.chunk_start(request.headers.get("content-range", ""))
-        if start is not None and start != size:
-            raise RangeInvalid(f"the upload holds {size} bytes; the chunk begins at {start}")
         digest = request.params().get("digest", "")
         if request.method == "PUT" and not oci.is_digest(digest):
             raise DigestInvalid(f"{digest!r} is no digest")
-        size = await self._receive(request, upload, size)
-        if request.method == "PATCH":
-            return self._accepted(route.repository, upload, size)
-        return await self._finish(route.repository, upload, digest)
+        if upload in self._receiving:
+            raise RangeInvalid(f"another request is writing to the upload {upload}")
+        self._receiving.add(upload)
+        try:
+            size = await self._receive_chunk(request, upload, size)
+            if request.method == "PATCH":
+                return self._accepted(route.repository, upload, size)
+            return await self._finish(route.repository, upload, digest)
+        finally:
+            self._receiving.discard(upload)
+
+    async def _receive_chunk(self, request: Request, upload: str, size: int) -> int:
+        """Append the body; a chunk whose range or length is wrong leaves nothing behind."""
+        chunk = rules.chunk_range(request.headers.get("content-range", ""))
+        if chunk and chunk[0] != size:
+            raise RangeInvalid(f"the upload holds {size} bytes; the chunk begins at {chunk[0]}")
+        received = await self._receive(request, upload, size)
+        if chunk and received != chunk[1] + 1:
+            await run_blocking(self._storage.truncate_upload, upload, size)
+            raise SizeInvalid(f"{received - size} bytes came for {chunk[0]}-{chunk[1]}")
+        return received
 
     async def _receive(self, request: Request, upload: str, size: int) -> int:
         pending = bytearray()
@@ -184,9 +218,9 @@ class Registry:
         if request.method == "PUT":
             return await self._put_manifest(request, route)
         if request.method == "DELETE":
-            remove = self._storage.delete_tag
-            if oci.is_digest(route.reference):
-                remove = self._storage.delete_manifest
+            storage = self._storage
+            by_digest = oci.is_digest(route.reference)
+            remove = storage.delete_manifest if by_digest else storage.delete_tag
             await run_blocking(remove, route.repository, route.reference)
             return Response(202)
         stored = await self._find(route)
@@ -211,7 +245,7 @@ class Registry:
         try:
             data = await request.read(oci.MANIFEST_LIMIT)
         except TooLarge as error:
-            raise ManifestInvalid("the manifest is larger than 4 MiB") from error
+            raise ManifestTooLarge("the manifest is larger than 4 MiB") from error
         media_type = request.headers.get("content-type", "").partition(";")[0].strip()
         content = rules.check_manifest(data, media_type)
         digest = oci.digest_of(data)
@@ -219,32 +253,23 @@ class Registry:
             raise DigestInvalid(f"the manifest has digest {digest}, not {route.reference}")
         if ":" not in route.reference and not oci.is_tag(route.reference):
             raise ManifestInvalid(f"{route.reference!r} is neither tag nor digest")
-        await run_blocking(self._keep, route, content, media_type, data)
+        subject = rules.subject_of(content)
+        await run_blocking(
+            self._storage.put_manifest,
+            route.repository,
+            Stored(digest, media_type, data),
+            tag="" if ":" in route.reference else route.reference,
+            blobs=[each.digest for each in rules.blobs_of(content)],
+            manifests=[each.digest for each in rules.manifests_of(content)],
+            subject=subject,
+        )
         headers = {
             "location": f"/v2/{route.repository}/manifests/{digest}",
             "docker-content-digest": digest,
         }
-        if subject := rules.subject_of(content):
+        if subject:
             headers["oci-subject"] = subject
         return Response(201, headers)
-
-    def _keep(self, route: Route, content: dict[str, object], kind: str, data: bytes) -> None:
-        repository, digest = route.repository, oci.digest_of(data)
-        for descriptor in rules.blobs_of(content):
-            try:
-                self._storage.blob_path(repository, descriptor.digest)
-            except RegistryError as error:
-                raise ManifestBlobUnknown(f"{descriptor.digest} is not in {repository}") from error
-        for descriptor in rules.manifests_of(content):
-            try:
-                self._storage.manifest(repository, descriptor.digest)
-            except RegistryError as error:
-                raise ManifestBlobUnknown(f"{descriptor.digest} is not in {repository}") from error
-        self._storage.put_manifest(repository, digest, kind, data)
-        if subject := rules.subject_of(content):
-            self._storage.add_referrer(repository, subject, digest)
-        if not oci.is_digest(route.reference):
-            self._storage.tag(repository, route.reference, digest)
 
     async def _referrers(self, request: Request, route: Route) -> Response:
         _allow(request, "GET")

@@ -18,13 +18,19 @@ from underway.capabilities.registry.model import (
     LoginRequired,
     ManifestInvalid,
     NameInvalid,
+    PageInvalid,
+    RangeInvalid,
     Route,
     Unsupported,
 )
 from underway.wire import oci
 
-_RANGE = re.compile(r"bytes=(\d*)-(\d*)")
-_CONTENT_RANGE = re.compile(r"(?:bytes )?(\d+)-(\d+)(?:/.*)?")
+_RANGE = re.compile(r"bytes=(\d{0,18})-(\d{0,18})", re.ASCII)
+_CONTENT_RANGE = re.compile(r"(?:bytes[ =])?(\d{1,18})-(\d{1,18})(?:/.*)?", re.ASCII)
+_COUNT = re.compile(r"[0-9]{1,9}")
+
+
+_INDEX_TYPES = (oci.INDEX, oci.DOCKER_LIST)
 
 
 def parse_path(segments: list[str]) -> Route:
@@ -76,8 +82,14 @@ def check_manifest(data: bytes, media_type: str) -> dict[str, Any]:
     stated = content.get("mediaType")
     if stated is not None and stated != media_type:
         raise ManifestInvalid(f"mediaType {stated!r} differs from content type {media_type!r}")
-    if media_type in oci.MANIFEST_TYPES and content.get("schemaVersion") != 2:
+    if media_type not in oci.MANIFEST_TYPES:
+        raise ManifestInvalid(f"manifests of type {media_type!r} are not kept here")
+    if content.get("schemaVersion") != 2:
         raise ManifestInvalid("schemaVersion must be 2")
+    # What one client takes for an image and another for a list of images is neither.
+    other = ("config", "layers") if media_type in _INDEX_TYPES else ("manifests",)
+    if any(name in content for name in other):
+        raise ManifestInvalid(f"a manifest of type {media_type} has no {' and no '.join(other)}")
     try:
         blobs_of(content)
         manifests_of(content)
@@ -132,15 +144,15 @@ def page(names: list[str], params: Mapping[str, str]) -> tuple[list[str], bool]:
     """One page of sorted names: those after ``last``, at most ``n``; and whether more follow.
 
     Raises:
-        Unsupported: ``n`` is no number.
+        PageInvalid: ``n`` is no number.
     """
     names = sorted(names)
     if last := params.get("last"):
         names = [name for name in names if name > last]
     if "n" not in params:
         return names, False
-    if not params["n"].isdigit():
-        raise Unsupported(f"n={params['n']!r} is no number")
+    if not _COUNT.fullmatch(params["n"]):
+        raise PageInvalid(f"n={params['n']!r} is no number of entries")
     count = int(params["n"])
     return names[:count], len(names) > count > 0
 
@@ -166,10 +178,18 @@ def byte_range(header: str, size: int) -> tuple[int, int] | None:
     return start, end
 
 
-def chunk_start(header: str) -> int | None:
-    """Where the chunk of a ``Content-Range`` header begins, or None where it says nothing."""
+def chunk_range(header: str) -> tuple[int, int] | None:
+    """First and last byte of a chunk by its ``Content-Range``; None where the header is empty.
+
+    Raises:
+        RangeInvalid: it is no range.
+    """
+    if not header:
+        return None
     found = _CONTENT_RANGE.fullmatch(header.strip())
-    return int(found.group(1)) if found else None
+    if not found or int(found.group(2)) < int(found.group(1)):
+        raise RangeInvalid(f"content-range {header!r} is no range")
+    return int(found.group(1)), int(found.group(2))
 
 
 def check_login(header: str, username: str, password: str) -> None:

@@ -25,7 +25,8 @@ from underway.base.clock import Clock, SystemClock
 from underway.base.errors import NotFound
 from underway.base.files import write_atomic
 from underway.base.home import Home
-from underway.capabilities.build.backend import bootstrap, layout, machine
+from underway.capabilities.build.backend import bootstrap, machine
+from underway.capabilities.build.backend import layout as layouts
 from underway.capabilities.build.backend.execution import Execution, Job
 from underway.capabilities.build.backend.rooms import room
 from underway.capabilities.build.backend.shelf import Shelf
@@ -98,8 +99,8 @@ class StandIns:
         parsed = oci.Reference.parse(reference)
         made = self.find_or_make(reference, progress)
         shelf = Shelf(self.home)
-        image, documents = _read(made, shelf)
-        _write(layout, documents, image, shelf, parsed.tag)
+        image, documents = layouts.read(made, shelf)
+        layouts.write(layout, documents, image.layers, shelf, parsed.tag)
         repository = f"{parsed.registry}/{parsed.repository}"
         return BaseImage(str(parsed), repository, documents.digest, "stand-in")
 
@@ -116,7 +117,7 @@ class StandIns:
         if recipe.dockerfile:
             job = self._job(parsed, recipe, variant)
             needed = plan(job.dockerfile, "", job.build_args, machine.platform_args())
-            base = decode_digest(self.find_or_make(needed.stages[0].base_image, tell))
+            base = layouts.digest(self.find_or_make(needed.stages[0].base_image, tell))
         recipe_bytes, variant_bytes = msgspec.json.encode(recipe), msgspec.json.encode(variant)
         key = framed(recipe_bytes, variant_bytes, base, machine.architecture())
         name = f"{parsed.repository.rpartition('/')[2]}-{key[:16]}"
@@ -168,7 +169,7 @@ class StandIns:
 
     def _base(self, name: str, tell: Progress) -> tuple[Image, BaseImage]:
         reference = oci.Reference.parse(name)
-        image, documents = _read(self.find_or_make(name, tell), Shelf(self.home))
+        image, documents = layouts.read(self.find_or_make(name, tell), Shelf(self.home))
         return image, BaseImage(str(reference), reference.name, documents.digest, "stand-in")
 
     def _bootstrapped(self, variant: Variant, tell: Progress) -> Image:
@@ -184,11 +185,10 @@ class StandIns:
         shelf = Shelf(self.home)
         packages = "".join(f"{line}\n" for line in _packages(image, shelf)).encode()
         annotations = {STAND_IN: "true", PACKAGES: f"sha256:{hashlib.sha256(packages).hexdigest()}"}
-        made = layout.documents(image, DEFAULT_EPOCH_S, annotations)
+        made = layouts.documents(image, DEFAULT_EPOCH_S, annotations)
         folder.mkdir(parents=True, exist_ok=True)
         write_atomic(folder / _PACKAGES_FILE, packages)
-        shelf.layers.settle()
-        layout.write(folder / "layout", made, image.layers, shelf, reference.tag)
+        layouts.write(folder / "layout", made, image.layers, shelf, reference.tag, durable=True)
 
     def _cache(self) -> Path:
         chosen = os.environ.get(CACHE_VARIABLE)
@@ -200,20 +200,6 @@ class StandIns:
 def base_images(home: Home) -> StandIns:
     """The provider of the port."""
     return StandIns(home, SystemClock())
-
-
-def _read(path: Path, shelf: Shelf) -> tuple[Image, layout.Documents]:
-    return layout.read(path, shelf)
-
-
-def _write(path: Path, made: layout.Documents, image: Image, shelf: Shelf, tag: str) -> None:
-    layout.write(path, made, image.layers, shelf, tag)
-
-
-def decode_digest(path: Path) -> str:
-    """The digest of a layout's one image."""
-    index = msgspec.json.decode((path / "index.json").read_bytes())
-    return str(index["manifests"][0]["digest"])
 
 
 def _packages(image: Image, shelf: Shelf) -> Iterator[str]:

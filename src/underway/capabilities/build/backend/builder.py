@@ -63,8 +63,7 @@ class Builder:
             outcome: Outcome = with_own_mounts(execution.run)
         made = layout.documents(outcome.image, job.epoch_s, {})
         name = str(reference) if reference else made.digest
-        if outcome.image.layers:
-            shelf.images.add(name, made.manifest, made.config)
+        shelf.images.add(name, made.manifest, made.config)
         if extras.layout:
             layout.write(
                 extras.layout, made, outcome.image.layers, shelf, reference.tag if reference else ""

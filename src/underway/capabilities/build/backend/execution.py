@@ -353,20 +353,24 @@ class Execution:
         mtime_s = None if step.stage else moment_of(content, self._job.epoch_s, fixed=fixed)
 
         def change(root: Path) -> None:
-            chosen = self._owner(root, chown)
-            if chosen is None and not step.stage:
-                chosen = (0, 0)
+            named = self._owner(root, chown)
+            kept = named if step.stage else named or (0, 0)
             for index, each in enumerate(deliveries):
                 if each.archive:
-                    archive = each.tree.root / each.sources[0].relative
                     folder = self._room.path / "archives" / f"{self._count}-{index}"
                     folder.mkdir(parents=True)
-                    tree = unpack_archive(archive, folder)
-                    manner = Manner(self._owner(root, chown), chmod, None)
-                    copy_into(root, tree, tree.find("."), path.rstrip("/") + "/", manner)
-                else:
-                    manner = Manner(chosen, chmod, mtime_s)
+                    tree = unpack_archive(each.tree.root / each.sources[0].relative, folder)
+                    copy_into(root, tree, tree.find("."), f"{path}/", Manner(named, chmod))
+                    continue
+                manner = Manner(kept, chmod, mtime_s)
+                if not step.parents:
                     copy_into(root, each.tree, each.sources, path, manner, excludes)
+                    continue
+                for source in each.sources:
+                    within = source.relative
+                    if not (each.tree.root / within).is_dir():
+                        within = within.rpartition("/")[0]
+                    copy_into(root, each.tree, [source], f"{path}/{within}/", manner, excludes)
 
         key = self._key(
             "add" if step.add else "copy",

@@ -18,8 +18,9 @@ import msgspec
 from underway.base.clock import rfc3339
 from underway.base.errors import BadRequest
 from underway.capabilities.build.backend import machine
-from underway.capabilities.build.backend.shelf import Shelf, decode, link_or_copy, pieces
+from underway.capabilities.build.backend.shelf import Shelf, decode, link_or_copy
 from underway.capabilities.build.model import Image, Layer
+from underway.linux.mounts import sync_filesystem
 from underway.wire import oci
 
 _REF_NAME = "org.opencontainers.image.ref.name"
@@ -67,8 +68,18 @@ def encode(value: Any) -> bytes:
     return msgspec.json.encode(value, order="deterministic")
 
 
-def write(layout: Path, made: Documents, layers: list[Layer], shelf: Shelf, name: str) -> None:
+def write(
+    layout: Path,
+    made: Documents,
+    layers: list[Layer],
+    shelf: Shelf,
+    name: str,
+    *,
+    durable: bool = False,
+) -> None:
     """Write an image as a layout, whole or not at all; ``name`` is its reference there.
+
+    ``durable`` waits for the disk, so that this holds after a power cut too.
 
     Raises:
         BadRequest: the directory is there and is something else.
@@ -88,11 +99,22 @@ def write(layout: Path, made: Documents, layers: list[Layer], shelf: Shelf, name
         index = {"schemaVersion": 2, "mediaType": oci.INDEX, "manifests": [entry.as_dict()]}
         (aside / "index.json").write_bytes(encode(index))
         (aside / "oci-layout").write_bytes(b'{"imageLayoutVersion":"1.0.0"}')
+        if durable:
+            sync_filesystem(aside)
         if layout.exists():
             shutil.rmtree(layout)
         aside.rename(layout)
     finally:
         shutil.rmtree(aside, ignore_errors=True)
+
+
+def digest(layout: Path) -> str:
+    """The digest of a layout's one image.
+
+    Raises:
+        NotFound: it is no layout.
+    """
+    return oci.Descriptor.from_dict(decode(layout / "index.json")["manifests"][0]).digest
 
 
 def read(layout: Path, shelf: Shelf) -> tuple[Image, Documents]:
@@ -108,9 +130,7 @@ def read(layout: Path, shelf: Shelf) -> tuple[Image, Documents]:
     config_file = blobs / _hex(manifest["config"]["digest"])
     image = Image.read(manifest, decode(config_file))
     for layer in image.layers:
-        blob = blobs / _hex(layer.digest)
-        if not shelf.has(layer):
-            shelf.take(layer, pieces(blob))
+        shelf.adopt(layer, blobs / _hex(layer.digest))
     found = Documents((blobs / _hex(entry.digest)).read_bytes(), config_file.read_bytes())
     if found.digest != entry.digest:
         raise BadRequest(f"{layout}: its manifest is not {entry.digest}")

@@ -69,6 +69,19 @@ class Shelf:
             self.layers.unpack(layer.diff_id, pieces(blob), layer.media_type)
         return True
 
+    def adopt(self, layer: Layer, blob: Path) -> None:
+        """Keep a layer whose blob lies in a file that never changes.
+
+        Raises:
+            BadRequest: the file is not what the layer's digests say.
+        """
+        if self.has(layer):
+            return
+        chunks = verified(pieces(blob), layer.digest)
+        self.layers.unpack(layer.diff_id, chunks, layer.media_type)
+        self.blobs.mkdir(parents=True, exist_ok=True)
+        link_or_copy(blob, self.blob(layer.digest))
+
     def take(self, layer: Layer, chunks: Iterable[bytes]) -> None:
         """Keep a layer that comes from elsewhere: its blob as it is, and unpacked.
 

@@ -24,7 +24,7 @@ GRACE_S = 10.0
 KILL_WAIT_S = 5.0
 
 
-def teardown(home: Home) -> None:
+def teardown(home: Home, grace_s: float = GRACE_S) -> None:
     """Stop all containers, then remove mounts, links, tables and control groups; files stay.
 
     Pods that are to run again do so when the platform is started again. Doing it twice is as good
@@ -36,7 +36,7 @@ def teardown(home: Home) -> None:
         runtime = OciRuntime(binary, layout.runtime, layout.exits)
         layers = LayerStore(home.layers)
         containers = Containers(layout, runtime, cgroups, layers, SystemClock(), 0)
-        _stop(containers)
+        _stop(containers, grace_s)
         containers.remove_orphans(set())
     cgroups.kill(layout.slice)
     for point in mounts.mounts_below(layout.root):
@@ -45,7 +45,7 @@ def teardown(home: Home) -> None:
     cgroups.remove(layout.slice)
 
 
-def _stop(containers: Containers) -> None:
+def _stop(containers: Containers, grace_s: float) -> None:
     running: list[ContainerRecord] = []
     for uid in containers.records.pods():
         for runs in containers.recover(uid).values():
@@ -55,7 +55,7 @@ def _stop(containers: Containers) -> None:
             containers.signal(record, signal_name(record.stop_signal))
         except BadRequest:
             containers.signal(record, "SIGTERM")
-    left = _wait(running, GRACE_S)
+    left = _wait(running, grace_s)
     for record in left:
         containers.signal(record, "SIGKILL")
     _wait(left, KILL_WAIT_S)

@@ -162,7 +162,7 @@ class Agent:
         changed = (new or old).meta  # type: ignore[union-attr]  # one of them is there
         for worker in self._workers.values():
             if namespace_of(worker.pod) == changed.namespace and worker.names(kind, changed.name):
-                worker.refresh()
+                worker.material_changed()
 
     async def _keep_house(self) -> None:
         """Rotate logs that have grown long."""

@@ -29,6 +29,7 @@ from underway.linux.network import PodNetwork
 from underway.linux.oci_runtime import OciRuntime, find_runtime
 from underway.reconcile.manager import Manager
 from underway.transport import front, pki
+from underway.transport.ports import holder_of
 
 VERSION = "v1.32.0+underway"
 
@@ -70,7 +71,7 @@ def build(manager: Manager, home: Home) -> tuple[Agent, KubeletApi]:
         sandboxes=Sandboxes(
             layout,
             network,
-            HostPorts(home.id, network.bridge),
+            HostPorts(home.id, network.bridge, holder_of),
             cgroups,
             node_name=settings.node_name,
             node_ip=address,

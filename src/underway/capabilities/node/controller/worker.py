@@ -43,6 +43,7 @@ from underway.reconcile.events import NORMAL, WARNING, Recorder
 log = logging.getLogger(__name__)
 
 COMPONENT = "kubelet"
+PULLS_AT_ONCE = 3
 MOUNT_BACKOFF_S, MOUNT_BACKOFF_MAX_S = 0.5, 120.0
 STEP_BACKOFF_S, STEP_BACKOFF_MAX_S = 1.0, 60.0
 
@@ -61,6 +62,8 @@ class Services:
     pulls: Pulls
     material: Material
     exits: ExitWatch = field(default_factory=ExitWatch)
+    # Pulls take long: they must not take all threads.
+    pulling: asyncio.Semaphore = field(default_factory=lambda: asyncio.Semaphore(PULLS_AT_ONCE))
 
 
 class PodWorker:
@@ -103,9 +106,16 @@ class PodWorker:
         self._woken.set()
 
     def refresh(self) -> None:
-        """An object that the pod is made from may have changed."""
+        """Bring volumes up to date and look again."""
         self._stale = True
         self._woken.set()
+
+    def material_changed(self) -> None:
+        """An object that the pod names changed: what waited for it need wait no longer."""
+        for name, waiting in self._waiting.items():
+            if waiting.reason in ("ContainerCreating", "CreateContainerConfigError"):
+                self._waiting[name] = replace(waiting, until=None)
+        self.refresh()
 
     def names(self, kind: str, name: str) -> bool:
         """Whether the pod names a ConfigMap (kind ``configmap``) or Secret (``secret``)."""
@@ -303,7 +313,8 @@ class PodWorker:
 
         try:
             policy = services.pulls.policy(image, each.spec.get("imagePullPolicy") or "")
-            pulled = await run_blocking(services.pulls.ensure, image, policy, started)
+            async with services.pulling:
+                pulled = await run_blocking(services.pulls.ensure, image, policy, started)
         except (PullFailure, BadRequest) as error:
             self._pull_failed(each, error)
         else:

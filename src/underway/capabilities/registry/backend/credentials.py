@@ -7,6 +7,7 @@ import secrets
 
 import msgspec
 
+from underway.base.errors import BadRequest
 from underway.base.files import write_atomic
 from underway.base.home import Home, Settings
 from underway.transport.registry import credentials
@@ -15,14 +16,32 @@ USERNAME = "admin"
 
 
 def ensure_credentials(home: Home, settings: Settings) -> tuple[str, str]:
-    """User and password of the registry; made at the first call, kept for containers' tools."""
+    """User and password of the registry; made at the first call, kept for containers' tools.
+
+    Raises:
+        BadRequest: the file of credentials is not one.
+    """
     host = f"{settings.bind_address}:{settings.registry_port}"
     username, password = credentials(home.registry_auth, host)
     if username:
         return username, password
-    password = secrets.token_urlsafe(24)
-    encoded = base64.b64encode(f"{USERNAME}:{password}".encode()).decode()
+    # The registry may have moved to another address: its user and password stay.
+    username, password = _first(home) or (USERNAME, secrets.token_urlsafe(24))
+    encoded = base64.b64encode(f"{username}:{password}".encode()).decode()
     home.registry.mkdir(parents=True, exist_ok=True)
     content = msgspec.json.encode({"auths": {host: {"auth": encoded}}})
     write_atomic(home.registry_auth, content, mode=0o600)
-    return USERNAME, password
+    return username, password
+
+
+def _first(home: Home) -> tuple[str, str] | None:
+    """The credentials for whichever address the file names."""
+    try:
+        content = msgspec.json.decode(home.registry_auth.read_bytes())
+        hosts = list(content.get("auths") or {})
+    except FileNotFoundError:
+        return None
+    except (msgspec.DecodeError, AttributeError) as error:
+        raise BadRequest(f"{home.registry_auth} is no auth.json: {error}") from error
+    found = credentials(home.registry_auth, hosts[0]) if hosts else ("", "")
+    return found if found[0] else None

@@ -5,63 +5,80 @@ from __future__ import annotations
 import asyncio
 import logging
 import shutil
+import threading
+from collections import defaultdict
 from pathlib import Path
 
-import msgspec
-
+from underway.base.errors import InternalError
 from underway.base.threads import run_blocking
 from underway.capabilities.registry import rules
-from underway.capabilities.registry.backend import Storage
+from underway.capabilities.registry.backend.storage import Storage
+from underway.capabilities.registry.model import ManifestUnknown, Stored
 from underway.kit.ports import BaseImages
 from underway.wire import oci
 
 _log = logging.getLogger(__name__)
 
+_AT_ONCE = 2  # images being made; each holds a thread of the shared pool for up to minutes
+
 
 class StandIns:
     """Fills ``docker.io/...`` repositories on demand, one job an image however many ask."""
 
-    def __init__(self, storage: Storage, images: BaseImages, scratch: Path) -> None:
+    def __init__(self, storage: Storage, images: BaseImages | None, scratch: Path) -> None:
         self._storage = storage
         self._images = images
         self._scratch = scratch
-        self._locks: dict[str, asyncio.Lock] = {}
+        self._waiting: defaultdict[str, asyncio.Lock] = defaultdict(asyncio.Lock)
+        # A request that is cancelled lets its thread go on; the next one then waits for that.
+        self._making: defaultdict[str, threading.Lock] = defaultdict(threading.Lock)
+        self._slots = asyncio.Semaphore(_AT_ONCE)
 
     def offers(self, repository: str, tag: str) -> bool:
         """Whether an image can be made."""
-        return not oci.is_digest(tag) and self._images.offers(f"{repository}:{tag}")
+        if self._images is None or not oci.is_tag(tag):
+            return False
+        return self._images.offers(f"{repository}:{tag}")
 
     async def make(self, repository: str, tag: str) -> None:
         """Make the image and put it into the repository, unless somebody just did.
 
         Raises what the port raises.
         """
-        lock = self._locks.setdefault(f"{repository}:{tag}", asyncio.Lock())
-        async with lock:
-            if tag not in await run_blocking(self._known_tags, repository):
-                await run_blocking(self._make, repository, tag)
-
-    def _known_tags(self, repository: str) -> list[str]:
-        return self._storage.tags(repository) if repository in self._storage.repositories() else []
+        async with self._waiting[f"{repository}:{tag}"], self._slots:
+            await run_blocking(self._make, repository, tag)
 
     def _make(self, repository: str, tag: str) -> None:
-        layout = self._scratch / f"{repository}-{tag}".replace("/", "-")
-        try:
-            reference = f"{repository}:{tag}"
-            made = self._images.provide(reference, layout, lambda line: _log.info("%s", line))
-            self._take(repository, tag, layout, made.digest)
-        finally:
+        reference = f"{repository}:{tag}"
+        with self._making[reference]:
+            try:
+                self._storage.manifest(repository, tag)
+                return
+            except ManifestUnknown:
+                pass
+            assert self._images is not None
+            layout = self._scratch / reference.replace("/", "-").replace(":", "-")
             shutil.rmtree(layout, ignore_errors=True)
+            self._scratch.mkdir(parents=True, exist_ok=True)
+            try:
+                made = self._images.provide(reference, layout, lambda line: _log.info("%s", line))
+                self._take(repository, tag, layout, made.digest)
+            finally:
+                shutil.rmtree(layout, ignore_errors=True)
 
     def _take(self, repository: str, tag: str, layout: Path, digest: str) -> None:
-        def blob(name: str) -> Path:
-            algorithm, _, value = name.partition(":")
-            return layout / "blobs" / algorithm / value
+        data = _file(layout, digest).read_bytes()
+        if oci.digest_of(data) != digest:
+            raise InternalError(f"the image made for {repository}:{tag} has not digest {digest}")
+        kind = oci.MANIFEST
+        content = rules.check_manifest(data, kind)
+        blobs = [descriptor.digest for descriptor in rules.blobs_of(content)]
+        for blob in blobs:
+            self._storage.adopt_blob(repository, blob, _file(layout, blob))
+        stored = Stored(digest, kind, data)
+        self._storage.put_manifest(repository, stored, tag=tag, blobs=blobs)
 
-        data = blob(digest).read_bytes()
-        content = msgspec.json.decode(data)
-        for descriptor in rules.blobs_of(content):
-            self._storage.adopt_blob(repository, descriptor.digest, blob(descriptor.digest))
-        media_type = content.get("mediaType") or oci.MANIFEST
-        self._storage.put_manifest(repository, digest, media_type, data)
-        self._storage.tag(repository, tag, digest)
+
+def _file(layout: Path, digest: str) -> Path:
+    algorithm, _, value = digest.partition(":")
+    return layout / "blobs" / algorithm / value

@@ -24,8 +24,8 @@ import os
 import secrets
 import shutil
 from collections.abc import Iterable, Iterator
+from io import BufferedReader
 from pathlib import Path
-from typing import BinaryIO
 
 from underway.base.files import fsync_dir, write_atomic
 from underway.capabilities.registry.model import (
@@ -50,7 +50,7 @@ class Storage:
         self._repositories = root / "repositories"
         self._lock = root / ".lock"
         for directory in (self.blobs, self.uploads, self._repositories):
-            directory.mkdir(parents=True, exist_ok=True)
+            _make_directory(directory)
 
     @contextlib.contextmanager
     def locked(self, *, alone: bool = False) -> Iterator[None]:
@@ -162,7 +162,7 @@ class Storage:
             os.fsync(stream.fileno())
         os.utime(path)
         with self.locked():
-            target.parent.mkdir(parents=True, exist_ok=True)
+            _make_directory(target.parent)
             path.replace(target)
             fsync_dir(target.parent)
             self._add_link(self._link(repository, "_blobs", digest))
@@ -176,7 +176,7 @@ class Storage:
         target = self._content(digest)
         with self.locked():
             if not _use(target):
-                target.parent.mkdir(parents=True, exist_ok=True)
+                _make_directory(target.parent)
                 aside = target.with_name(f".{target.name}.{secrets.token_hex(4)}")
                 try:
                     _link_or_copy(file, aside)
@@ -231,17 +231,17 @@ class Storage:
             self._use_all(repository, blobs, manifests)
             target = self._content(stored.digest)
             if not _use(target):
-                target.parent.mkdir(parents=True, exist_ok=True)
+                _make_directory(target.parent)
                 write_atomic(target, stored.data)
             link = self._link(repository, "_manifests", stored.digest)
-            link.parent.mkdir(parents=True, exist_ok=True)
+            _make_directory(link.parent)
             write_atomic(link, stored.media_type)
             if subject:
                 directory = self._repository(repository) / "_referrers" / _hex(subject)
                 self._add_link(directory / _hex(stored.digest))
             if tag:
                 directory = self._repository(repository) / "_tags"
-                directory.mkdir(parents=True, exist_ok=True)
+                _make_directory(directory)
                 write_atomic(directory / tag, stored.digest)
 
     def delete_tag(self, repository: str, tag: str) -> None:
@@ -346,7 +346,7 @@ class Storage:
 
     def _add_link(self, link: Path) -> None:
         if not link.exists():
-            link.parent.mkdir(parents=True, exist_ok=True)
+            _make_directory(link.parent)
             write_atomic(link, b"")
 
 
@@ -364,6 +364,14 @@ def _digests(directory: Path) -> Iterator[tuple[str, Path]]:
                 yield digest, link
 
 
+def _make_directory(directory: Path) -> None:
+    """Make a directory and those above it, so that they survive a power cut."""
+    if not directory.is_dir():
+        _make_directory(directory.parent)
+        directory.mkdir(exist_ok=True)
+        fsync_dir(directory.parent)
+
+
 def _use(file: Path) -> bool:
     """Mark a file as used now; whether it is there."""
     try:
@@ -373,7 +381,7 @@ def _use(file: Path) -> bool:
     return True
 
 
-def check_digest(stream: BinaryIO, digest: str) -> None:
+def check_digest(stream: BufferedReader, digest: str) -> None:
     """Read a stream to its end.
 
     Raises:

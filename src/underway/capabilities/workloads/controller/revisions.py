@@ -89,7 +89,7 @@ async def _create(
     manager: Manager, owner: Object, template: Object, name: str, digest: str, number: int
 ) -> Object:
     labels = {**((template.get("metadata") or {}).get("labels") or {}), HASH: digest}
-    revision = {
+    revision: Object = {
         "apiVersion": "apps/v1",
         "kind": "ControllerRevision",
         "metadata": {
