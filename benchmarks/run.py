@@ -74,7 +74,7 @@ def render() -> None:
         rows = result["rows"]
         parts.append("| " + " | ".join(rows[0]) + " |")
         parts.append("|" + "---|" * len(rows[0]))
-        parts += ["| " + " | ".join(row.values()) + " |" for row in rows]
+        parts += ["| " + " | ".join(row.values()) + " |" for row in rows[1:]]
         parts.append("")
     PAGE.write_text("\n".join(parts))
 

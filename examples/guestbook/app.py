@@ -1,7 +1,7 @@
 """A guestbook: entries are kept in Redis, the page is one HTML form."""
 
 import os
-from datetime import datetime, timezone
+import time
 
 import redis
 from flask import Flask, redirect, render_template, request
@@ -29,7 +29,7 @@ def sign():
     name = request.form.get("name", "").replace("\t", " ").strip()[:80] or "somebody"
     message = request.form.get("message", "").replace("\t", " ").strip()[:500]
     if message:
-        when = datetime.now(timezone.utc).strftime("%Y-%m-%d %H:%M")
+        when = time.strftime("%Y-%m-%d %H:%M", time.gmtime())
         store.lpush(ENTRIES, f"{when}\t{name}\t{message}")
         store.ltrim(ENTRIES, 0, KEPT - 1)
     return redirect("/", code=303)

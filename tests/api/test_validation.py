@@ -83,7 +83,7 @@ WRONG = [
         "pod",
         f"{POD}.env",
         [{"name": "A", "valueFrom": {"fieldRef": {"fieldPath": "spec.x"}}}],
-        'fieldRef.fieldPath: Unsupported value: "spec.x": supported values: "metadata.name"',
+        '"spec.x": error converting fieldPath: field label not supported: spec.x',
     ),
     (
         "pod",
@@ -133,7 +133,7 @@ WRONG = [
         "deployment",
         "spec.template.metadata.labels",
         {"app": "x"},
-        'metadata.labels: Invalid value: {"app":"x"}: `selector` does not match template `labels`',
+        'Invalid value: map[string]string{"app":"x"}: `selector` does not match template `labels`',
     ),
     ("deployment", "spec.selector", None, "spec.selector: Required value"),
     ("deployment", "spec.replicas", -1, "must be greater than or equal to 0"),

@@ -106,6 +106,7 @@ def test_metadata_survives_unpacking(store):
         ],
         [entry("dev", type=tarfile.CHRTYPE)],
         [entry(".wh...", b"")],
+        [entry("n" * 300, b"")],
     ],
 )
 def test_an_entry_that_leads_out_of_the_layer_is_refused(store, tmp_path, entries):
@@ -145,6 +146,16 @@ def test_every_compression_unpacks_from_small_chunks(store, kind, pack):
     tree = store.unpack(digest(data), chunks, kind)
     assert (tree / "big").stat().st_size == 3_005_000
     assert store.has(digest(data))
+
+
+def test_one_chunk_may_hold_much_more_than_fits_memory_at_once(store):
+    data = tar(entry("zeros", bytes(40_000_000)))
+    packed = gzip.compress(data)
+    for cut in (len(packed), len(packed) - 8, len(packed) - 1, 20):
+        tree = store.unpack(digest(data), [packed[:cut], packed[cut:]], GZIP)
+        assert (tree / "zeros").stat().st_size == 40_000_000
+        store.remove(digest(data))
+        assert not store.has(digest(data))
 
 
 def test_whiteouts_hide_what_lies_below(store, tmp_path):
@@ -334,6 +345,25 @@ def test_what_a_killed_process_left_is_removed_but_not_what_is_in_use(store, tmp
     with store.scratch() as mine, store.scratch():
         assert not left.exists()
         assert mine.upper.is_dir()
+
+
+def test_nobody_sweeps_a_directory_that_another_has_just_made(store):
+    failures = []
+
+    def work():
+        try:
+            for _ in range(30):
+                with store.scratch() as scratch:
+                    (scratch.upper / "x").write_text("x")
+        except BaseException as error:  # noqa: BLE001  # shown below
+            failures.append(error)
+
+    threads = [threading.Thread(target=work) for _ in range(6)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert not failures
 
 
 def test_what_is_mounted_by_a_thread_of_its_own_is_gone_afterwards(tmp_path):

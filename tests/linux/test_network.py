@@ -232,9 +232,19 @@ def test_a_range_another_link_has_is_refused(net):
 
 def test_the_service_range_leads_to_the_bridge(net):
     net.ensure()
-    net.route("10.127.0.0/16")
-    found = links.show("route", "get", "10.127.3.4")[0]
+    assert net.route("10.125.0.0/16") == ""
+    found = links.show("route", "get", "10.125.3.4")[0]
     assert (found["dev"], found["prefsrc"]) == (net.bridge, net.gateway)
+
+
+def test_a_service_range_two_platforms_have_is_told(net):
+    other = PodNetwork(secrets.token_hex(3), unused_cidr())
+    try:
+        net.route("10.127.0.0/16")
+        assert other.route("10.127.0.0/16") == net.bridge
+        assert len(links.show("-4", "route", "show", "10.127.0.0/16")) == 2
+    finally:
+        other.remove()
 
 
 def test_losing_a_table_is_heard(net):

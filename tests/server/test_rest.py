@@ -1,6 +1,7 @@
 """Verbs on resources, through the in-process client."""
 
 import asyncio
+import copy
 
 import msgspec
 import pytest
@@ -478,6 +479,10 @@ def test_a_definition_is_served_pruned_defaulted_checked_and_cleared_away(tmp_pa
 
 def test_a_definition_that_cannot_work_is_refused(tmp_path):
     async def scenario(_server, client):
+        nameless = copy.deepcopy(CRD)
+        del nameless["spec"]["versions"][1]["name"]
+        with pytest.raises(Invalid, match="Required value: a version"):
+            await client.create(CUSTOMRESOURCEDEFINITIONS, nameless)
         wrong = {**CRD, "metadata": {"name": "gadgets.example.com"}}
         with pytest.raises(Invalid, match=r"spec\.names\.plural"):
             await client.create(CUSTOMRESOURCEDEFINITIONS, wrong)

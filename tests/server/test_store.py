@@ -137,6 +137,33 @@ def test_a_failed_commit_fails_all_that_stood_on_it_and_the_store_goes_on(tmp_pa
     run(tmp_path / "db", scenario)
 
 
+def test_a_listener_that_fails_costs_neither_the_writer_nor_other_listeners(tmp_path, caplog):
+    async def scenario(store):
+        def failing(_change):
+            raise KeyError("oops")
+
+        heard = []
+        store.subscribe(failing)
+        store.subscribe(lambda change: heard.append(change.row.key.name))
+        async with asyncio.timeout(10):
+            await store.create(key("a"), obj("a"))
+        assert heard == ["a"]
+
+    run(tmp_path / "db", scenario)
+    assert "a listener failed" in caplog.text
+
+
+def test_what_sqlite_cannot_take_fails_its_writer_and_no_other(tmp_path):
+    async def scenario(store):
+        async with asyncio.timeout(10):
+            with pytest.raises(InternalError):
+                await store.create(key("\udc80"), obj("a"))
+            await store.create(key("b"), obj("b"))
+        assert [row.key.name for row in store.rows("configmaps")] == ["b"]
+
+    run(tmp_path / "db", scenario)
+
+
 WRITER = textwrap.dedent(
     """
     import asyncio, sys

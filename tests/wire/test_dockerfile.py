@@ -1,11 +1,16 @@
 """Dockerfiles: what is read, what is refused and with which words."""
 
+import contextlib
+
 import pytest
+from hypothesis import example, given
+from hypothesis import strategies as st
 
 from underway.base.errors import BadRequest
 from underway.wire import dockerfile_instructions as ins
 from underway.wire.dockerfile import parse
 from underway.wire.dockerfile_words import expand, split
+from underway.wire.dockerignore import IgnoreRules
 
 
 def steps(body, head="FROM x\n"):
@@ -156,3 +161,29 @@ def test_used_variables_are_told_and_heredocs_keep_their_quotes():
     assert expand("'$a' \\n \\$a", {"a": "1"}, keep_quotes=True, used=seen.append) == "'1' \\n $a"
     assert seen == ["a"]
     assert split("a 'b c' d\\ e") == ["a", "'b c'", "d\\ e"]
+
+
+PIECES = st.sampled_from(
+    [
+        "FROM x", "RUN a", "COPY ", "--from=", "<<E", "E", "\\", "\n", "# escape=`\n", "${", "}", "$a",
+        '"', "'", "[", "]", ",", "ENV ", "a=b", "ARG ", "HEALTHCHECK CMD ", "ONBUILD ", " ", ":-", "/",
+        "--mount=type=cache,target=/", "%", "#", "*", "é", "\t", "SHELL ", "EXPOSE ",
+    ]
+)  # fmt: skip
+
+
+@example("\\")
+@example("FROM x\n\\\n")
+@example("RUN \x1c")
+@example("[--x]\n[b-a]\n[]]")
+@given(st.lists(PIECES, max_size=30).map("".join))
+def test_any_text_is_read_or_refused(text):
+    for source in (text, "FROM x\n" + text):
+        try:
+            parse(source)
+        except BadRequest as error:
+            assert error.message.startswith("Dockerfile")  # noqa: PT017  # it need not raise
+    with contextlib.suppress(ValueError):
+        expand(text, {"a": "value"})
+    with contextlib.suppress(BadRequest):
+        IgnoreRules.parse(text).ignores("a/b/c")

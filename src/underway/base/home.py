@@ -67,6 +67,11 @@ class Home:
         return self.root / "store" / "cluster.db"
 
     @property
+    def snapshots(self) -> Path:
+        """Saved states of the whole cluster."""
+        return self.root / "snapshots"
+
+    @property
     def registry(self) -> Path:
         """The built-in registry's blobs and repositories."""
         return self.root / "registry"

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import logging
 import signal
 from contextlib import AsyncExitStack
 
@@ -12,14 +11,12 @@ import uvloop
 from underway.api.objects import Object
 from underway.base.home import Home, Settings
 from underway.dist import assembly, processes
-from underway.kit import Capability, Ready, registry
+from underway.kit import registry
 from underway.reconcile.manager import Manager
 from underway.server.nodes import NodeConnector
 from underway.transport import front, pki
 from underway.transport.tunnel import tunnel
 from underway.wire.http import Request, Response
-
-_log = logging.getLogger(__name__)
 
 
 def main(home: Home) -> None:
@@ -29,7 +26,7 @@ def main(home: Home) -> None:
 
 async def _run(home: Home) -> None:
     settings = home.load_settings()
-    capabilities = [each for each in registry.installed() if _can_run(each)]
+    capabilities = registry.runnable()
     connector = _node_connector(home, settings)
     async with AsyncExitStack() as stack:
         plane = await stack.enter_async_context(
@@ -58,13 +55,6 @@ async def run_until_signal(manager: Manager) -> None:
         running = group.create_task(manager.run())
         await asked.wait()
         running.cancel()
-
-
-def _can_run(capability: Capability) -> bool:
-    state = registry.probe(capability)
-    if not isinstance(state, Ready):
-        _log.warning("%s is off: %s", capability.id, state.reason)
-    return isinstance(state, Ready)
 
 
 def _node_connector(home: Home, settings: Settings) -> NodeConnector:

@@ -21,6 +21,7 @@ OWN_COMMANDS: Mapping[str, str] = {
     "down": "underway.dist.commands.lifecycle:down",
     "kubeconfig": "underway.dist.commands.status:kubeconfig",
     "reset": "underway.dist.commands.lifecycle:reset",
+    "snapshot": "underway.dist.commands.snapshot:snapshot",
     "status": "underway.dist.commands.status:status",
     "up": "underway.dist.commands.lifecycle:up",
 }
@@ -31,6 +32,7 @@ SUMMARIES: Mapping[str, str] = {
     "down": "Stop the platform.",
     "kubeconfig": "Print the administrator's kubeconfig.",
     "reset": "Stop the platform and delete its state.",
+    "snapshot": "Save the whole cluster, and bring it back to that point in time.",
     "status": "Show the platform's endpoints and components.",
     "up": "Start the platform.",
 }

@@ -10,7 +10,7 @@ from underway.base.clock import SystemClock
 from underway.base.home import Home
 from underway.client import Client
 from underway.dist import processes
-from underway.dist.control_plane import run_until_signal, runnable
+from underway.dist.control_plane import run_until_signal
 from underway.kit import registry
 from underway.reconcile.manager import Manager
 from underway.transport import pki
@@ -29,7 +29,7 @@ async def _run(home: Home) -> None:
     try:
         client = Client(transport)
         manager = Manager(client, SystemClock())
-        capabilities = runnable()
+        capabilities = registry.runnable()
         for capability in capabilities:
             for target in capability.node_controllers:
                 registry.load(target)(manager, home)

@@ -12,6 +12,7 @@ from underway.base.errors import Forbidden
 from underway.base.home import Home, Settings
 from underway.client import kubeconfig
 from underway.linux import network
+from underway.server import snapshots
 from underway.transport import pki
 
 
@@ -30,6 +31,7 @@ def prepare(home: Home, ports: Mapping[str, int]) -> Settings:
             "the platform must be started as root",
             hint="namespaces, mounts and nftables need it; run it with sudo",
         )
+    snapshots.finish_restore(home)
     first = not home.settings_file.exists()
     settings = home.load_settings()
     chosen: dict[str, object] = {name: port or _free_port() for name, port in ports.items()}

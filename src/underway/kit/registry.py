@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import graphlib
 import importlib
+import logging
 from collections.abc import Callable, Iterable
 from importlib.metadata import entry_points
 from typing import Any
@@ -11,6 +12,8 @@ from typing import Any
 from underway.base.errors import InternalError, NotFound
 from underway.base.home import Home
 from underway.kit.capability import Capability, Error, Probe, Ready
+
+_log = logging.getLogger(__name__)
 
 GROUP = "underway.capabilities"
 
@@ -74,6 +77,18 @@ def probe(capability: Capability) -> Probe:
         return check()
     except Exception as error:  # noqa: BLE001  # a probe that breaks is itself a finding
         return Error(f"its probe failed: {error}")
+
+
+def runnable() -> list[Capability]:
+    """The installed capabilities that can run on this machine; the others are logged."""
+    found = []
+    for capability in installed():
+        state = probe(capability)
+        if isinstance(state, Ready):
+            found.append(capability)
+        else:
+            _log.warning("%s is off: %s", capability.id, state.reason)
+    return found
 
 
 class Ports:

@@ -84,7 +84,8 @@ def unpack(stream: Readable, root: Path) -> int:
                 if count > ENTRIES_MAX:
                     raise BadRequest(f"the layer has more than {ENTRIES_MAX} entries")
                 writer.add(info, archive)
-                archive.members = []  # the archive would keep every header in memory
+                # The archive would keep every header in memory.
+                archive.members = []  # type: ignore[attr-defined]  # typeshed lacks it
     except tarfile.TarError as error:
         raise BadRequest(f"the layer is not a readable tar archive: {error}") from error
     writer.finish()

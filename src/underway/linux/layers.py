@@ -12,6 +12,7 @@ counts as missing in any other, until ``settle`` has made sure that it was writt
 from __future__ import annotations
 
 import contextlib
+import errno
 import fcntl
 import hashlib
 import os
@@ -29,7 +30,7 @@ from isal import isal_zlib
 from underway.base.clock import SystemClock
 from underway.base.errors import BadRequest, InternalError
 from underway.linux import layer_tar
-from underway.linux.layer_tar import Mtimes
+from underway.linux.layer_tar import CHUNK_BYTES, Mtimes
 from underway.linux.mounts import mount_overlay, sync_filesystem, unmount
 
 __all__ = ["CommittedLayer", "LayerStore", "Mtimes", "Scratch", "mount_overlay", "unmount"]
@@ -38,6 +39,8 @@ LAYER_BYTES_MAX = 32 << 30
 GZIP_LEVEL = 1  # isal's levels trade little size for much time
 LAYER_MEDIA_TYPE = "application/vnd.oci.image.layer.v1.tar+gzip"
 
+# The machine's fault; any other refusal by the system is for a name, link or device it cannot have.
+_DISK_ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EIO, errno.EROFS, errno.EMFILE, errno.ENFILE)
 _DIGEST = re.compile(r"sha256:([0-9a-f]{64})")
 _BOOT_ID = Path("/proc/sys/kernel/random/boot_id")
 
@@ -102,7 +105,7 @@ class LayerStore:
         Raises:
             BadRequest: the stream is broken, unsafe, too large or not the one promised.
         """
-        with self._locked(diff_id):
+        with self._locked(self._entry(diff_id).name):
             if self.has(diff_id):
                 return self.path(diff_id)
             with self.scratch() as scratch:
@@ -111,7 +114,8 @@ class LayerStore:
                 try:
                     layer_tar.unpack(stream, tree)
                 except OSError as error:
-                    raise InternalError(f"cannot unpack layer {diff_id}: {error}") from error
+                    kind = InternalError if error.errno in _DISK_ERRORS else BadRequest
+                    raise kind(f"cannot unpack layer {diff_id}: {error}") from error
                 actual = stream.drain()
                 if actual != diff_id:
                     raise BadRequest(f"layer {diff_id} is in truth {actual}")
@@ -148,7 +152,7 @@ class LayerStore:
             raise InternalError(f"cannot pack a layer: {error}") from error
         finally:
             aside.unlink(missing_ok=True)
-        with self._locked(diff_id):
+        with self._locked(self._entry(diff_id).name):
             if not self.has(diff_id):
                 self._adopt(diff_id, upper)
         return CommittedLayer(diff_id, digest, size, final)
@@ -170,11 +174,12 @@ class LayerStore:
     def scratch(self) -> Iterator[Scratch]:
         """A working directory, gone afterwards; one left by a killed process goes before."""
         self._scratch.mkdir(parents=True, exist_ok=True)
-        self._sweep()
         room = self._scratch / secrets.token_hex(6)
-        room.mkdir(mode=0o700)
-        held = os.open(room, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-        fcntl.flock(held, fcntl.LOCK_EX)
+        with self._locked("scratch"):  # a new directory is not swept before its owner holds it
+            self._sweep()
+            room.mkdir(mode=0o700)
+            held = os.open(room, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+            fcntl.flock(held, fcntl.LOCK_EX)
         try:
             made = Scratch(room, room / "upper", room / "work")
             for each in (made.upper, made.work):
@@ -200,7 +205,7 @@ class LayerStore:
 
     def remove(self, diff_id: str) -> None:
         """Forget a layer that nothing uses any more."""
-        with self._locked(diff_id):
+        with self._locked(self._entry(diff_id).name):
             self._discard(self._entry(diff_id))
 
     def _entry(self, diff_id: str) -> Path:
@@ -242,9 +247,9 @@ class LayerStore:
                 os.close(descriptor)
 
     @contextlib.contextmanager
-    def _locked(self, diff_id: str) -> Iterator[None]:
+    def _locked(self, name: str) -> Iterator[None]:
         self._locks.mkdir(parents=True, exist_ok=True)
-        with (self._locks / self._entry(diff_id).name).open("w") as lock:
+        with (self._locks / name).open("w") as lock:
             fcntl.flock(lock, fcntl.LOCK_EX)
             yield
 
@@ -274,14 +279,16 @@ def _inflate(chunks: Iterable[bytes]) -> Iterator[bytes]:
                 if inflate.eof:  # gzip files may be several, one after another
                     inflate, started = isal_zlib.decompressobj(wbits=31), False
                 started = True
-                yield inflate.decompress(data, layer_tar.CHUNK_BYTES)
+                yield inflate.decompress(data, CHUNK_BYTES)
                 while inflate.unconsumed_tail and not inflate.eof:
                     tail = inflate.unconsumed_tail
-                    yield inflate.decompress(tail, layer_tar.CHUNK_BYTES)
+                    yield inflate.decompress(tail, CHUNK_BYTES)
                 data = inflate.unused_data if inflate.eof else b""
                 if data and not data.strip(b"\0"):
                     data = b""  # padding
-    except isal_zlib.error as error:
+        while started and not inflate.eof and (rest := inflate.decompress(b"", CHUNK_BYTES)):
+            yield rest
+    except isal_zlib.IsalError as error:
         raise BadRequest(f"the layer is not valid gzip: {error}") from error
     if not started or not inflate.eof:
         raise BadRequest("the layer's gzip data end too early")
@@ -292,7 +299,7 @@ def _unzstd(chunks: Iterable[bytes]) -> Iterator[bytes]:
         cast("IO[bytes]", _Stream(iter(chunks))), read_across_frames=True
     )
     try:
-        while chunk := reader.read(layer_tar.CHUNK_BYTES):
+        while chunk := reader.read(CHUNK_BYTES):
             yield chunk
     except zstandard.ZstdError as error:
         raise BadRequest(f"the layer is not valid zstd: {error}") from error
@@ -328,7 +335,7 @@ class _Stream:
 
     def drain(self) -> str:
         """Read to the end; the whole stream's digest."""
-        while self.read(layer_tar.CHUNK_BYTES):
+        while self.read(CHUNK_BYTES):
             pass
         return f"sha256:{self._hash.hexdigest()}"
 

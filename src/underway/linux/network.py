@@ -90,17 +90,23 @@ class PodNetwork:
             nft.apply(self._rules())
             self._ensured = True
 
-    def route(self, cidr: str) -> None:
+    def route(self, cidr: str) -> str:
         """Lead a range that only rules answer for (the Services') to this bridge.
 
         Packets to it have a source address and a way out even on a machine without a default
         route, and those that no rule takes end here and not on the machine's own network.
+
+        Returns:
+            The name of another link that has the same route, or empty. The machine's own processes
+            then reach whichever platform's rules come first; pods reach their own.
         """
         self._ready()
         # A metric of its own, so that another platform's route to the same range is not replaced.
         metric = 1024 + int(hashlib.sha256(self._id.encode()).hexdigest()[:5], 16)
         where = f"dev {self.bridge} src {self.gateway} metric {metric}"
         links.batch([f"route replace {cidr} {where}"])
+        known = [str(entry.get("dev")) for entry in links.show("-4", "route", "show", cidr)]
+        return next((link for link in known if link != self.bridge), "")
 
     def attach(self, pod_uid: str) -> Attachment:
         """The pod's namespace and address, made if need be.

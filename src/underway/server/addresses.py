@@ -11,7 +11,7 @@ import random
 from collections.abc import Callable, Iterable
 from itertools import chain
 
-from underway.api.objects import Object, uid_of
+from underway.api.objects import Object, name_of, uid_of
 from underway.base.errors import Cause, InternalError, Invalid
 
 NODE_PORTS = range(30000, 32768)
@@ -186,7 +186,7 @@ def held(service: Object) -> tuple[list[str], list[int]]:
 
 
 def _invalid(service: Object, field: str, message: str) -> Invalid:
-    name = service["metadata"]["name"]
+    name = name_of(service)
     return Invalid(
         f'Service "{name}" is invalid: {field}: {message}',
         details={"name": name, "kind": "Service"},

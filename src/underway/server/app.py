@@ -24,6 +24,7 @@ from underway.server.caretaker import Caretaker
 from underway.server.catalog import Catalog
 from underway.server.deleting import Deleter
 from underway.server.discovery import Discovery, version_info
+from underway.server.encryption import KEY_FILE, SecretCodec
 from underway.server.identity import (
     ANONYMOUS,
     AUTHENTICATED,
@@ -90,7 +91,8 @@ class ApiServer:
             ServiceUnavailable: another process has the store open.
             InternalError: the store or a key cannot be read.
         """
-        self.store = Store(self._home.database)
+        codec = SecretCodec.load(self._home.pki / KEY_FILE)
+        self.store = Store(self._home.database, codec)
         self.store.open()
         try:
             bootstrap, caretaker = self._assemble()

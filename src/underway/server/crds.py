@@ -150,7 +150,13 @@ def validate(crd: Object) -> list[Cause]:
 def _version_problems(versions: list[Object]) -> list[Cause]:
     if not versions:
         return [Cause("spec.versions", "Required value", "FieldValueRequired")]
-    found: list[Cause] = []
+    found = [
+        Cause(f"spec.versions[{index}]", "Required value: a version", "FieldValueRequired")
+        for index, version in enumerate(versions)
+        if not isinstance(version, dict) or not version.get("name")
+    ]
+    if found:
+        return found
     if sum(bool(version.get("storage")) for version in versions) != 1:
         found.append(
             Cause(
@@ -181,7 +187,7 @@ def _not_structural(node: Object, at: str) -> list[Cause]:
         text = "Required value: must not be empty for specified object fields"
         found.append(Cause(f"{at}.type", text, "FieldValueRequired"))
     for name, child in (node.get("properties") or {}).items():
-        found += _not_structural(child, f"{at}.properties[{name}]")
+        found += _not_structural(child or {}, f"{at}.properties[{name}]")
     if node.get("type") == "array" and not isinstance(node.get("items"), dict):
         found.append(
             Cause(f"{at}.items", "Required value: must be specified", "FieldValueRequired")

@@ -12,18 +12,26 @@ Source: the storage semantics of Kubernetes (API concepts, "Resource versions").
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import fcntl
+import logging
+import os
 import queue
 import sqlite3
 import threading
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import NamedTuple
+from typing import IO, NamedTuple, Protocol
+from urllib.parse import quote
 
 import msgspec
 
 from underway.api.objects import Object
 from underway.base.errors import AlreadyExists, Conflict, InternalError, ServiceUnavailable
+from underway.base.files import fsync_dir
+
+log = logging.getLogger(__name__)
 
 _BATCH_LIMIT = 512  # writes in one transaction
 _BATCH_BYTES = 16 * 1024 * 1024
@@ -58,6 +66,35 @@ class Row(NamedTuple):
         """The object, decoded anew, so that the caller may change it."""
         decoded: Object = msgspec.json.decode(self.data)
         return decoded
+
+
+class Codec(Protocol):
+    """How objects lie on disk; in memory they are JSON. Called by the writer's thread too."""
+
+    def seal(self, key: Key, data: bytes) -> bytes:
+        """The bytes to store for an object's JSON."""
+        ...
+
+    def open(self, key: Key, stored: bytes) -> bytes:
+        """The object's JSON; raises InternalError where it cannot be had."""
+        ...
+
+    def is_current(self, key: Key, stored: bytes) -> bool:
+        """Whether ``seal`` would store it the same way today."""
+        ...
+
+
+class _Plain:
+    """Stores the JSON as it is."""
+
+    def seal(self, _key: Key, data: bytes) -> bytes:
+        return data
+
+    def open(self, _key: Key, stored: bytes) -> bytes:
+        return stored
+
+    def is_current(self, _key: Key, _stored: bytes) -> bool:
+        return True
 
 
 @dataclass(frozen=True, slots=True)
@@ -133,10 +170,13 @@ class Store:
 
     Args:
         path: the database file; its directory is made. One process opens it at a time.
+        codec: how objects lie in it.
     """
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, codec: Codec | None = None) -> None:
         self._path = path
+        self._codec: Codec = codec or _Plain()
+        self._lock: IO[str] | None = None
         self._tables: dict[str, _Table] = {}
         self._pending: dict[Key, _Write] = {}
         self._listeners: list[Callable[[Change], None]] = []
@@ -154,26 +194,19 @@ class Store:
 
         Raises:
             ServiceUnavailable: another process has the database open.
-            InternalError: the file cannot be opened or is no database of ours.
+            InternalError: the file cannot be opened, is no database of ours, or holds a value
+                that cannot be decrypted.
         """
         self._loop = asyncio.get_running_loop()
+        self._lock = lock(self._path)
         try:
             connection = self._connect()
-            for resource, namespace, name, uid, rv, data in connection.execute(
-                "SELECT resource, namespace, name, uid, rv, data FROM objects"
-            ):
-                self._table(resource).put(Row(Key(resource, namespace, name), uid, rv, data))
-            found = connection.execute("SELECT value FROM counters WHERE name = 'rv'").fetchone()
-        except sqlite3.OperationalError as error:
-            if "locked" in str(error):
-                raise ServiceUnavailable(
-                    f"{self._path} is in use by another process",
-                    hint="underway status shows whether the platform runs already",
-                ) from error
-            raise InternalError(f"cannot open {self._path}: {error}") from error
-        except (sqlite3.Error, OSError) as error:
-            raise InternalError(f"cannot open {self._path}: {error}") from error
-        self._assigned = self._committed = found[0] if found else 1
+            self._assigned = self._committed = self._read(connection)
+        except BaseException as error:
+            self._lock.close()
+            if isinstance(error, (sqlite3.Error, OSError)):
+                raise InternalError(f"cannot open {self._path}: {error}") from error
+            raise
         self._thread = threading.Thread(
             target=self._run_writer, args=(connection,), name="store-writer", daemon=True
         )
@@ -186,13 +219,14 @@ class Store:
         self._queue.put(None)
         await asyncio.to_thread(self._thread.join)
         self._thread = None
+        if self._lock is not None:
+            self._lock.close()
 
     def _connect(self) -> sqlite3.Connection:
-        self._path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+        # Others may read while we run (see ``copy``), so SQLite's own locks stay shared.
         connection = sqlite3.connect(
             self._path, timeout=0.5, isolation_level=None, check_same_thread=False
         )
-        connection.execute("PRAGMA locking_mode = EXCLUSIVE")
         connection.execute("PRAGMA journal_mode = WAL")
         connection.execute("PRAGMA synchronous = FULL")
         connection.executescript(_SCHEMA)
@@ -201,6 +235,22 @@ class Store:
         if free > _VACUUM_FREE_PAGES and free > total // 2:
             connection.execute("VACUUM")
         return connection
+
+    def _read(self, connection: sqlite3.Connection) -> int:
+        """Take every object into memory; the last resourceVersion given."""
+        stale: list[tuple[bytes, str, str, str]] = []
+        for resource, namespace, name, uid, rv, stored in connection.execute(
+            "SELECT resource, namespace, name, uid, rv, data FROM objects"
+        ):
+            key = Key(resource, namespace, name)
+            data = self._codec.open(key, stored)
+            self._table(resource).put(Row(key, uid, rv, data))
+            if not self._codec.is_current(key, stored):
+                stale.append((self._codec.seal(key, data), *key))
+        if stale:
+            _reseal(connection, stale)
+        found = connection.execute("SELECT value FROM counters WHERE name = 'rv'").fetchone()
+        return found[0] if found else 1
 
     # -- reading ---------------------------------------------------------------------------
 
@@ -297,8 +347,8 @@ class Store:
             error: Exception | None = None
             if batch:
                 try:
-                    _commit(connection, batch)
-                except sqlite3.Error as caught:
+                    _commit(connection, batch, self._codec)
+                except Exception as caught:  # noqa: BLE001  # whatever it is, callers must hear it
                     error = caught
                     failed_epoch = batch[-1].epoch
                     doomed, batch = doomed + batch, []
@@ -343,7 +393,11 @@ class Store:
                 del self._pending[row.key]
             change = Change(kind, row, previous)
             for listener in self._listeners:
-                listener(change)
+                try:
+                    listener(change)
+                except Exception:
+                    # The write is durable: its caller and the other listeners must hear of it.
+                    log.exception("a listener failed on %s of %s", kind, row.key)
             if not write.done.done():
                 write.done.set_result(row)
 
@@ -367,7 +421,7 @@ class Store:
         return table
 
 
-def _commit(connection: sqlite3.Connection, batch: list[_Write]) -> None:
+def _commit(connection: sqlite3.Connection, batch: list[_Write], codec: Codec) -> None:
     """Write a batch as one transaction, durable when this returns."""
     try:
         connection.execute("BEGIN IMMEDIATE")
@@ -382,7 +436,7 @@ def _commit(connection: sqlite3.Connection, batch: list[_Write]) -> None:
                     "INSERT INTO objects (resource, namespace, name, uid, rv, data)"
                     " VALUES (?, ?, ?, ?, ?, ?) ON CONFLICT (resource, namespace, name)"
                     " DO UPDATE SET uid = excluded.uid, rv = excluded.rv, data = excluded.data",
-                    (*key, uid, rv, data),
+                    (*key, uid, rv, codec.seal(key, data)),
                 )
         connection.execute(
             "INSERT INTO counters VALUES ('rv', ?)"
@@ -390,7 +444,106 @@ def _commit(connection: sqlite3.Connection, batch: list[_Write]) -> None:
             (batch[-1].row.rv,),
         )
         connection.execute("COMMIT")
-    except sqlite3.Error:
+    except BaseException:
         if connection.in_transaction:
             connection.execute("ROLLBACK")
         raise
+
+
+def _reseal(connection: sqlite3.Connection, rows: list[tuple[bytes, str, str, str]]) -> None:
+    """Store values anew, leaving nothing of the old ones in the file."""
+    connection.execute("PRAGMA secure_delete = ON")
+    connection.execute("BEGIN IMMEDIATE")
+    connection.executemany(
+        "UPDATE objects SET data = ? WHERE resource = ? AND namespace = ? AND name = ?", rows
+    )
+    connection.execute("COMMIT")
+    connection.execute("VACUUM")
+    connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+    connection.execute("PRAGMA secure_delete = OFF")
+
+
+# -- the database as a file ----------------------------------------------------------------
+
+
+def lock(path: Path) -> IO[str]:
+    """Keep the database at ``path`` for this process until the result is closed.
+
+    Raises:
+        ServiceUnavailable: another process has it.
+        InternalError: its directory cannot be written to.
+    """
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+        held = path.with_name(f"{path.name}.lock").open("w")
+    except OSError as error:
+        raise InternalError(f"cannot open {path}: {error}") from error
+    try:
+        fcntl.flock(held, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError as error:
+        held.close()
+        raise ServiceUnavailable(
+            f"{path} is in use by another process",
+            hint="underway status shows whether the platform runs already",
+        ) from error
+    return held
+
+
+def copy(source: Path, target: Path) -> None:
+    """Write the database's present state to a new file, durably; its owner may be running.
+
+    Source: SQLite documentation, ``VACUUM INTO``: one read transaction, so a consistent state.
+
+    Raises:
+        InternalError: the database cannot be read or the copy cannot be written.
+    """
+    try:
+        with contextlib.closing(_existing(source)) as connection:
+            connection.execute("VACUUM INTO ?", (str(target),))
+        with target.open("rb") as stream:
+            os.fsync(stream.fileno())
+    except (sqlite3.Error, OSError) as error:
+        raise InternalError(f"cannot copy {source} to {target}: {error}") from error
+    fsync_dir(target.parent)
+
+
+def revision_of(path: Path) -> int:
+    """The highest resourceVersion a whole and undamaged database has given.
+
+    Raises:
+        InternalError: it is damaged or no database of ours.
+    """
+    try:
+        with contextlib.closing(_existing(path)) as connection:
+            (verdict,) = connection.execute("PRAGMA quick_check(1)").fetchone()
+            if verdict != "ok":
+                raise InternalError(f"{path} is damaged: {verdict}")
+            connection.execute("SELECT 1 FROM objects LIMIT 1").fetchone()
+            found = connection.execute("SELECT value FROM counters WHERE name = 'rv'").fetchone()
+    except sqlite3.Error as error:
+        raise InternalError(f"{path} is no database of a cluster: {error}") from error
+    return found[0] if found else 1
+
+
+def raise_revision(path: Path, revision: int) -> None:
+    """Have the database go on counting from ``revision``; nobody else may have it open.
+
+    Raises:
+        InternalError: it cannot be written.
+    """
+    try:
+        with contextlib.closing(_existing(path)) as connection:
+            connection.execute("PRAGMA synchronous = FULL")
+            connection.execute(
+                "INSERT INTO counters VALUES ('rv', ?)"
+                " ON CONFLICT (name) DO UPDATE SET value = max(value, excluded.value)",
+                (revision,),
+            )
+    except sqlite3.Error as error:
+        raise InternalError(f"cannot write to {path}: {error}") from error
+
+
+def _existing(path: Path) -> sqlite3.Connection:
+    return sqlite3.connect(
+        f"file:{quote(str(path))}?mode=rw", uri=True, timeout=5.0, isolation_level=None
+    )

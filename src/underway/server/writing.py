@@ -236,10 +236,8 @@ class Writer:
 
 
 def _own_rules(served: Served, obj: Object) -> list[Cause]:
-    """The rules of a custom resource's schema, and those of definitions themselves."""
-    if served.custom is not None:
-        return schemas.validate(served.schema, obj)
-    return crds.validate(obj) if served.storage == crds.STORAGE else []
+    """The rules of a custom resource's schema."""
+    return schemas.validate(served.schema, obj) if served.custom is not None else []
 
 
 def unowned(served: Served, subresource: str) -> tuple[tuple[str, ...], ...]:
@@ -279,6 +277,9 @@ def complete(served: Served, obj: Object) -> None:
             f" {resource.kind}: json: {wrong[0].field}: {wrong[0].message}"
         )
     apply_defaults(served.resource, obj)
+    if served.storage == crds.STORAGE:
+        # What is served from a definition is computed from it while it is written.
+        _raise_invalid(served, obj, crds.validate(obj))
 
 
 def _drop_nulls(value: Any) -> None:

@@ -56,7 +56,7 @@ def parse(text: str, file: str = "Dockerfile") -> Dockerfile:
     """
     if len(text) > SIZE_MAX:
         raise BadRequest(f"{file}: larger than {SIZE_MAX} characters")
-    lines = text.removeprefix("\ufeff").splitlines()
+    lines = re.split(r"\r?\n", text.removeprefix("\ufeff"))
     directives = _directives(lines)
     escape = directives.get("escape", "\\")
     if escape not in ("\\", "`"):
@@ -143,6 +143,8 @@ class _Parser:
                 more = cut is not None
                 text += line[: cut.start()] if cut else line
             text = text.rstrip()
+            if not text:
+                continue  # nothing but the escape character
             heredocs, index = self._heredocs(start + 1, text, lines, index)
             found.append((start + 1, text, heredocs))
         return found

@@ -51,20 +51,28 @@ def glob(pattern: str) -> re.Pattern[str]:
 
 
 def _class(pattern: str, start: int) -> tuple[str, int]:
+    """The class that begins at ``pattern[start] == "["``, and where it ends."""
     index = start + 1
     negated = pattern[index : index + 1] == "^"
     index += negated
     body = ""
-    while index < len(pattern) and (pattern[index] != "]" or not body):
-        if pattern[index] == "\\":
-            index += 1
-        if index < len(pattern):
-            literal = pattern[index]
-            body += literal if literal == "-" else re.escape(literal)
+    while pattern[index : index + 1] != "]" or not body:
+        low, index = _class_char(pattern, index)
+        body += re.escape(low)
+        if pattern[index : index + 1] == "-":
+            high, index = _class_char(pattern, index + 1)
+            if high < low:
+                raise ValueError(f"the range {low}-{high} is empty")
+            body += f"-{re.escape(high)}"
+    return f"(?!/)[{'^' if negated else ''}{body}]", index + 1
+
+
+def _class_char(pattern: str, index: int) -> tuple[str, int]:
+    if pattern[index : index + 1] == "\\":
         index += 1
     if index >= len(pattern):
         raise ValueError("a [ is not closed")
-    return f"(?!/)[{'^' if negated else ''}{body}]", index + 1
+    return pattern[index], index + 1
 
 
 class IgnoreRules:

@@ -74,13 +74,24 @@ class Yard:
         return self.look(lambda root: (root / path.lstrip("/")).read_text(), name)
 
 
-@pytest.fixture
-def yard(tmp_path, monkeypatch):
-    if CACHE_VARIABLE not in os.environ:
-        monkeypatch.setenv(CACHE_VARIABLE, "/var/cache/underway/bases")
-    home = Home(tmp_path / "home")
-    context = tmp_path / "context"
+def yard_at(folder):
+    home = Home(folder / "home")
+    context = folder / "context"
     context.mkdir()
-    yield Yard(home, context)
+    with pytest.MonkeyPatch.context() as patch:
+        if CACHE_VARIABLE not in os.environ:
+            patch.setenv(CACHE_VARIABLE, "/var/cache/underway/bases")
+        yield Yard(home, context)
     rooms.teardown(home)
     assert not list((home.builds / "run").glob("*"))
+
+
+@pytest.fixture
+def yard(tmp_path):
+    yield from yard_at(tmp_path)
+
+
+@pytest.fixture(scope="module")
+def shared_yard(tmp_path_factory):
+    """One yard for tests whose base images take long to unpack."""
+    yield from yard_at(tmp_path_factory.mktemp("shared"))

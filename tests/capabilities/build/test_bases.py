@@ -140,9 +140,11 @@ class TestAssembled:
         assert again.digest == base.digest
 
     @pytest.mark.timeout(420)
-    def test_pip_and_apt_work_in_a_python_stand_in_and_leave_no_certificates(self, yard):
-        yard.put("app.py", "import itsdangerous, sys; print(itsdangerous.__name__, sys.prefix)")
-        yard.build(
+    def test_pip_and_apt_work_in_a_python_stand_in_and_leave_no_certificates(self, shared_yard):
+        shared_yard.put(
+            "app.py", "import itsdangerous, sys; print(itsdangerous.__name__, sys.prefix)"
+        )
+        shared_yard.build(
             "FROM python:3.11-slim AS build\n"
             "RUN pip install --no-cache-dir --prefix=/install itsdangerous\n"
             "FROM python:3.11-slim\n"
@@ -153,9 +155,9 @@ class TestAssembled:
             "RUN useradd --create-home app\nWORKDIR /app\nCOPY app.py .\nUSER app\n"
             "RUN python app.py > /tmp/out && tree --version && pip --version && python3 -V\n"
         )
-        assert yard.read("/tmp/out") == "itsdangerous /usr/local\n"
-        assert "PYTHON_VERSION=3.11.2" in yard.config()["Env"]
-        assert not [e for e in yard.config()["Env"] if "CERT" in e or "APT" in e]
+        assert shared_yard.read("/tmp/out") == "itsdangerous /usr/local\n"
+        assert "PYTHON_VERSION=3.11.2" in shared_yard.config()["Env"]
+        assert not [e for e in shared_yard.config()["Env"] if "CERT" in e or "APT" in e]
         bundle = ca_bundle().read_bytes()
 
         def traces(root):
@@ -169,8 +171,8 @@ class TestAssembled:
             )
             return found, (root / "dev/underway").exists()
 
-        assert yard.look(traces) == ([], False)
-        stale = yard.look(
+        assert shared_yard.look(traces) == ([], False)
+        stale = shared_yard.look(
             lambda root: [
                 p.name
                 for p in (root / "venv/lib/python3.11/site-packages/__pycache__").glob("six*.pyc")
@@ -181,8 +183,8 @@ class TestAssembled:
 
     @pytest.mark.timeout(420)
     @pytest.mark.parametrize("name", SERVERS)
-    def test_a_server_stand_in_starts_as_the_official_image_does(self, yard, name):
-        yard.build(f"FROM {name}\nRUN <<EOF\nset -eux\n{SERVERS[name]}\nEOF\n")
-        config = yard.config()
+    def test_a_server_stand_in_starts_as_the_official_image_does(self, shared_yard, name):
+        shared_yard.build(f"FROM {name}\nRUN <<EOF\nset -eux\n{SERVERS[name]}\nEOF\n")
+        config = shared_yard.config()
         assert config["Entrypoint"]
         assert config["Cmd"]

@@ -13,10 +13,14 @@ import threading
 from pathlib import Path
 
 import pytest
+from click.testing import CliRunner
 
 from underway.base.errors import BadRequest, NotFound, UnderwayError
 from underway.capabilities.build.backend import rooms
+from underway.capabilities.build.backend.builder import Builder
 from underway.capabilities.build.backend.running import StepFailed
+from underway.capabilities.build.cli import build
+from underway.kit.ports import BuildRequest
 from underway.linux.cgroups import Cgroups
 
 pytestmark = [
@@ -182,7 +186,7 @@ def test_copy_places_files_as_docker_does(yard):
         "COPY a /file\nCOPY a /dir/\nCOPY a b /both/\nCOPY sub /sub\nCOPY sub /there\n"
         'COPY ["*", "/glob/"]\nCOPY link /followed\nWORKDIR /w\nCOPY a .\nCOPY b ./b2\n'
         "COPY --chown=app --chmod=u=rw,go= a /owned/deep/a\nCOPY --chown=7:8 sub /numbers\n"
-        "COPY --exclude=*.sh sub /less\nCOPY --parents sub/run.sh a /parents\n"
+        "COPY --exclude=*.sh sub /less\nCOPY --parents sub/run.sh a /parents/\n"
     )
 
     def see(root):
@@ -377,6 +381,45 @@ def test_source_date_epoch_is_the_time_of_everything(yard):
 def test_writes_below_a_volume_are_kept(yard):
     yard.build("FROM busybox\nVOLUME /data\nRUN mkdir -p /data && echo kept > /data/x\n")
     assert yard.read("/data/x") == "kept\n"
+
+
+def test_builds_at_once_do_not_disturb_each_other(yard):
+    yard.build("FROM busybox\nRUN true\n")
+    digests, failures = set(), []
+
+    def work(index):
+        request = BuildRequest(
+            context=yard.context,
+            dockerfile=yard.put(f"Dockerfile.{index % 2}", "FROM busybox\nRUN seq 1 9 > /n\n"),
+            tag=f"test/at-once:{index}",
+            push=False,
+        )
+        try:
+            digests.add(Builder(yard.home).build(request, lambda line: None).digest)
+        except BaseException as error:  # noqa: BLE001  # shown below
+            failures.append(error)
+
+    threads = [threading.Thread(target=work, args=(i,)) for i in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert not failures
+    assert len(digests) == 1
+
+
+def test_the_command_prints_the_digest_and_writes_what_it_is_asked_to(yard, tmp_path):
+    yard.put("Dockerfile", "FROM busybox\nARG A\nRUN echo $A > /a\n")
+    out, iid = tmp_path / "out", tmp_path / "iid"
+    environment = {"UNDERWAY_HOME": str(yard.home.root), "A": "passed on"}
+    arguments = [str(yard.context), "-q", "--build-arg", "A", "-t", "cli:1", "--no-push"]
+    done = CliRunner().invoke(
+        build, [*arguments, "-o", str(out), "--iidfile", str(iid)], env=environment
+    )
+    assert done.exit_code == 0, done.output
+    assert done.stdout.strip() == iid.read_text()
+    assert (out / "index.json").exists()
+    assert yard.read("/a", "docker.io/library/cli:1") == "passed on\n"
 
 
 def test_a_killed_build_leaves_nothing_that_the_next_does_not_clear(yard):

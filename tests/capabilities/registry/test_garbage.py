@@ -73,7 +73,7 @@ def age(direct):
         os.utime(file, (0, 0))
 
 
-@pytest.mark.parametrize("use", ["head", "mount", "push", "manifest"])
+@pytest.mark.parametrize("use", ["head", "mount", "push", "push elsewhere", "manifest"])
 def test_telling_a_client_that_it_need_not_upload_keeps_the_blob(direct, use):
     digest = direct.push_blob("app", b"old blob")["digest"]
     config = direct.push_blob("app", b"{}")
@@ -84,12 +84,16 @@ def test_telling_a_client_that_it_need_not_upload_keeps_the_blob(direct, use):
         case "mount":
             direct.call("POST", f"/v2/other/blobs/uploads/?mount={digest}&from=app")
         case "push":
+            direct.push_blob("app", b"old blob")
+        case "push elsewhere":
             direct.push_blob("other", b"old blob")
         case "manifest":
             content = image(config, [{"digest": digest, "size": 8}])
             direct.push_manifest("app", "v1", content)
     collect(direct, timedelta(0))
     assert digest in contents(direct)
+    repository = "other" if use in ("mount", "push elsewhere") else "app"
+    assert direct.call("HEAD", f"/v2/{repository}/blobs/{digest}").status == 200
 
 
 def test_collecting_beside_pushes_never_breaks_an_image(direct):

@@ -196,6 +196,8 @@ def _endpoints(obj: Object) -> None:
 def _endpoint_slice(obj: Object) -> None:
     obj.setdefault("endpoints", [])
     obj.setdefault("ports", [])
+    for endpoint in items(obj, "endpoints"):
+        made(endpoint, "conditions")
     for port in items(obj, "ports"):
         default(port, name="", protocol="TCP")
 

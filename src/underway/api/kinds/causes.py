@@ -5,8 +5,9 @@ Source: Kubernetes apimachinery ``pkg/util/validation/field`` and ``pkg/api/erro
 
 from __future__ import annotations
 
+import ipaddress
 import json
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 from underway.api.resources import Resource
@@ -22,6 +23,19 @@ def shown(value: Any) -> str:
     return text if len(text) <= VALUE_LIMIT else text[:VALUE_LIMIT] + "..."
 
 
+def shown_labels(labels: Mapping[str, str]) -> str:
+    """Labels as they stand in a message: as Go writes a map."""
+    if not labels:
+        return "map[string]string(nil)"
+    listed = ", ".join(f"{json.dumps(key)}:{json.dumps(labels[key])}" for key in sorted(labels))
+    return f"map[string]string{{{listed}}}"
+
+
+def bad_labels(field: str, labels: Mapping[str, str], detail: str) -> Cause:
+    """The labels break a rule."""
+    return Cause(field, f"Invalid value: {shown_labels(labels)}: {detail}", "FieldValueInvalid")
+
+
 def required(field: str, detail: str = "") -> Cause:
     """The field must be given."""
     return Cause(field, f"Required value{': ' + detail if detail else ''}", "FieldValueRequired")
@@ -34,7 +48,7 @@ def bad(field: str, value: Any, detail: str) -> Cause:
 
 def unsupported(field: str, value: Any, supported: Iterable[str]) -> Cause:
     """The value is not one of the few there are."""
-    names = ", ".join(json.dumps(name) for name in sorted(supported))
+    names = ", ".join(json.dumps(name) for name in supported)
     message = f"Unsupported value: {shown(value)}: supported values: {names}"
     return Cause(field, message, "FieldValueNotSupported")
 
@@ -79,6 +93,15 @@ def not_negative(field: str, value: Any) -> list[Cause]:
     if isinstance(value, bool) or not isinstance(value, int):
         return [bad(field, value, "must be an integer")]
     return [] if value >= 0 else [bad(field, value, "must be greater than or equal to 0")]
+
+
+def check_address(value: object, field: str) -> list[Cause]:
+    """An IP address."""
+    try:
+        ipaddress.ip_address(value if isinstance(value, str) else "")
+    except ValueError:
+        return [bad(field, value, "must be a valid IP address, (e.g. 10.9.8.7 or 2001:db8::ffff)")]
+    return []
 
 
 def invalid(resource: Resource, name: str, causes: list[Cause]) -> Invalid:

@@ -57,7 +57,7 @@ def check_config_map(obj: Object) -> list[Cause]:
             found.append(bad(f"binaryData[{key}]", "<binary>", "must be base64"))
         size_bytes += len(decoded or b"")
     if size_bytes > DATA_LIMIT_BYTES:
-        found.append(too_long("", DATA_LIMIT_BYTES))
+        found.append(too_long("[]", DATA_LIMIT_BYTES))
     return found
 
 
@@ -242,22 +242,32 @@ def check_binding(obj: Object) -> list[Cause]:
     found: list[Cause] = []
     if reference.get("apiGroup") != RBAC_GROUP:
         found.append(unsupported("roleRef.apiGroup", reference.get("apiGroup"), (RBAC_GROUP,)))
-    kinds = ("ClusterRole",) if obj.get("kind") == "ClusterRoleBinding" else ("ClusterRole", "Role")
+    kinds = ("ClusterRole",) if obj.get("kind") == "ClusterRoleBinding" else ("Role", "ClusterRole")
     if reference.get("kind") not in kinds:
         found.append(unsupported("roleRef.kind", reference.get("kind"), kinds))
-    if not text(reference, "name"):
+    role = text(reference, "name")
+    if not role:
         found.append(required("roleRef.name"))
+    found += [bad("roleRef.name", role, message) for message in names.path_segment(role)]
+    everywhere = obj.get("kind") == "ClusterRoleBinding"
     for number, subject in enumerate(items(obj, "subjects")):
         at = f"subjects[{number}]"
         kind = subject.get("kind")
-        if not text(subject, "name"):
+        name, group = text(subject, "name"), text(subject, "apiGroup")
+        if not name:
             found.append(required(f"{at}.name"))
+        elif kind == "ServiceAccount":
+            found += [bad(f"{at}.name", name, message) for message in names.dns_subdomain(name)]
         if kind not in ("Group", "ServiceAccount", "User"):
-            found.append(unsupported(f"{at}.kind", kind, ("Group", "ServiceAccount", "User")))
-        elif kind == "ServiceAccount" and not text(subject, "namespace"):
-            found.append(required(f"{at}.namespace"))
-        elif kind == "ServiceAccount" and text(subject, "apiGroup"):
-            found.append(unsupported(f"{at}.apiGroup", subject["apiGroup"], ("",)))
+            found.append(unsupported(f"{at}.kind", kind, ("ServiceAccount", "User", "Group")))
+        elif kind != "ServiceAccount":
+            if group != RBAC_GROUP:
+                found.append(unsupported(f"{at}.apiGroup", group, (RBAC_GROUP,)))
+        else:
+            if everywhere and not text(subject, "namespace"):
+                found.append(required(f"{at}.namespace"))
+            if group:
+                found.append(unsupported(f"{at}.apiGroup", group, ("",)))
     return found
 
 

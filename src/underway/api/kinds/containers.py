@@ -24,7 +24,7 @@ from underway.api.shape import items, mapping, sequence, text
 from underway.base.errors import Cause
 
 _PULL_POLICIES = ("Always", "IfNotPresent", "Never")
-_PROTOCOLS = ("TCP", "UDP", "SCTP")
+_PROTOCOLS = ("SCTP", "TCP", "UDP")
 _MESSAGE_POLICIES = ("File", "FallbackToLogsOnError")
 _HANDLERS = ("exec", "httpGet", "tcpSocket", "grpc")
 _HOOK_HANDLERS = ("exec", "httpGet", "tcpSocket", "sleep")
@@ -39,6 +39,22 @@ _DOWNWARD_FIELDS = (
     "status.hostIPs",
     "status.podIP",
     "status.podIPs",
+)
+_RESOURCE_FIELDS = tuple(
+    f"{side}.{name}"
+    for side in ("limits", "requests")
+    for name in ("cpu", "ephemeral-storage", "memory")
+)
+# Fields of a pod that have a label, beyond those a container may refer to.
+_POD_FIELDS = (
+    *_DOWNWARD_FIELDS,
+    "metadata.annotations",
+    "metadata.labels",
+    "spec.hostNetwork",
+    "spec.restartPolicy",
+    "spec.schedulerName",
+    "status.nominatedNodeName",
+    "status.phase",
 )
 
 
@@ -161,10 +177,10 @@ def _check_environment(container: Object, at: str) -> list[Cause]:
         given = [each for each in ("configMapRef", "secretRef") if source.get(each) is not None]
         if not given:
             message = "must specify one of: `configMapRef` or `secretRef`"
-            found.append(bad(where, "", message))
+            found.append(bad(f"{at}.envFrom", "", message))
         elif len(given) > 1:
             message = "may not have more than one field specified at a time"
-            found.append(bad(where, "", message))
+            found.append(bad(f"{at}.envFrom", "", message))
         found += [
             required(f"{where}.{each}.name")
             for each in given
@@ -190,24 +206,39 @@ def _check_value_from(variable: Object, where: str) -> list[Cause]:
     kind, at = given[0], f"{where}.{given[0]}"
     reference = mapping(source, kind)
     if kind in ("configMapKeyRef", "secretKeyRef"):
-        found = [] if text(reference, "name") else [required(f"{at}.name")]
+        name = text(reference, "name")
+        found = [bad(f"{at}.name", name, message) for message in names.dns_subdomain(name)]
         key = text(reference, "key")
         if not key:
             return [*found, required(f"{at}.key")]
         return found + [bad(f"{at}.key", key, message) for message in names.config_key(key)]
     if kind == "fieldRef":
-        return _check_field_ref(text(reference, "fieldPath"), f"{at}.fieldPath")
-    if kind == "resourceFieldRef" and not text(reference, "resource"):
-        return [required(f"{at}.resource")]
+        return check_field_ref(text(reference, "fieldPath"), f"{at}.fieldPath")
+    if kind == "resourceFieldRef":
+        return check_resource_ref(reference, at)
     return []
 
 
-def _check_field_ref(path: str, at: str) -> list[Cause]:
+def check_resource_ref(reference: Object, at: str) -> list[Cause]:
+    """What is wrong with a reference to a container's resources."""
+    resource = text(reference, "resource")
+    if not resource:
+        return [required(f"{at}.resource")]
+    if resource.startswith(("limits.hugepages-", "requests.hugepages-")):
+        return []
+    return one_of(f"{at}.resource", resource, _RESOURCE_FIELDS)
+
+
+def check_field_ref(path: str, at: str) -> list[Cause]:
+    """What is wrong with a reference to a field of the pod."""
     if not path:
         return [required(at)]
     base, bracket, _ = path.partition("[")
     if bracket and base in ("metadata.labels", "metadata.annotations"):
         return []
+    if path not in _POD_FIELDS:
+        message = f"error converting fieldPath: field label not supported: {path}"
+        return [bad(at, path, message)]
     if path not in _DOWNWARD_FIELDS:
         return [unsupported(at, path, _DOWNWARD_FIELDS)]
     return []
@@ -221,7 +252,7 @@ def _check_mounts(mounts: list[Object], field: str, context: Context) -> list[Ca
         name, path, sub = (text(mount, each) for each in ("name", "mountPath", "subPath"))
         if not name:
             found.append(required(f"{at}.name"))
-        elif name not in context.volumes:
+        if name not in context.volumes:
             found.append(not_found(f"{at}.name", name))
         if not path:
             found.append(required(f"{at}.mountPath"))
@@ -244,10 +275,15 @@ def check_resources(resources: Object, field: str) -> list[Cause]:
     limits, requests = mapping(resources, "limits"), mapping(resources, "requests")
     for side, amounts in (("limits", limits), ("requests", requests)):
         for name, amount in amounts.items():
-            at = f"{field}.{side}[{name}]" if "." in name else f"{field}.{side}.{name}"
+            at = f"{field}.{side}[{name}]"
             if not _is_container_resource(name):
-                message = "must be a standard resource for containers"
-                found.append(bad(f"{field}.{side}", name, message))
+                found += [
+                    Cause(at, f"Invalid value: {name}: {message}")
+                    for message in (
+                        "must be a standard resource type or fully qualified",
+                        "must be a standard resource for containers",
+                    )
+                ]
             if not quantity.is_quantity(amount):
                 found.append(bad(at, amount, quantity.MESSAGE))
             elif quantity.parse(amount) < 0:
@@ -299,9 +335,9 @@ def _check_handler(
             found.append(required(f"{where}.path"))
         found += one_of(f"{where}.scheme", action.get("scheme"), ("HTTP", "HTTPS"))
     if kind in ("httpGet", "tcpSocket"):
-        found += _check_port(action.get("port"), f"{where}.port")
+        found += _check_port(action.get("port") or 0, f"{where}.port")
     elif kind == "grpc":
-        port = action.get("port")
+        port = action.get("port") or 0
         found += [bad(f"{where}.port", port, message) for message in names.port_number(port)]
     return found
 

@@ -12,6 +12,7 @@ from typing import Any
 from underway.api import names
 from underway.api.kinds.causes import (
     bad,
+    check_address,
     duplicate,
     forbidden,
     one_of,
@@ -24,17 +25,10 @@ from underway.api.objects import Object
 from underway.api.shape import items, mapping, sequence, text, texts
 from underway.base.errors import Cause
 
-_PROTOCOLS = ("TCP", "UDP", "SCTP")
+_PROTOCOLS = ("SCTP", "TCP", "UDP")
+_DAY_S = 86_400
 _SERVICE_TYPES = ("ClusterIP", "ExternalName", "LoadBalancer", "NodePort")
-_NO_ADDRESS = "must be a valid IP address, (e.g. 10.9.8.7 or 2001:db8::ffff)"
-
-
-def _is_address(value: Any) -> bool:
-    try:
-        ipaddress.ip_address(value)
-    except ValueError:
-        return False
-    return isinstance(value, str)
+_POLICIES = ("Cluster", "Local")
 
 
 def check_service(obj: Object) -> list[Cause]:
@@ -58,11 +52,17 @@ def check_service(obj: Object) -> list[Cause]:
     if headless and kind not in ("ClusterIP", "ExternalName"):
         found.append(bad("spec.clusterIPs[0]", "None", "may not be set to 'None' for this type"))
     address = spec.get("clusterIP")
-    if address and not headless and not _is_address(address):
-        found.append(bad("spec.clusterIPs[0]", address, _NO_ADDRESS))
+    if address and not headless:
+        found += check_address(address, "spec.clusterIPs[0]")
     for number, external in enumerate(sequence(spec, "externalIPs")):
-        if not _is_address(external):
-            found.append(bad(f"spec.externalIPs[{number}]", external, _NO_ADDRESS))
+        found += check_address(external, f"spec.externalIPs[{number}]")
+    for name in ("internalTrafficPolicy", "externalTrafficPolicy"):
+        if spec.get(name) is not None:
+            found += one_of(f"spec.{name}", spec[name], _POLICIES)
+    timeout_s = mapping(mapping(spec, "sessionAffinityConfig"), "clientIP").get("timeoutSeconds")
+    if timeout_s is not None and not (isinstance(timeout_s, int) and 0 < timeout_s <= _DAY_S):
+        message = f"must be greater than 0 and less than {_DAY_S}"
+        found.append(bad("spec.sessionAffinityConfig.clientIP.timeoutSeconds", timeout_s, message))
     found += check_labels(texts(spec, "selector"), "spec.selector")
     return found + _check_service_ports(items(spec, "ports"), str(kind))
 
@@ -118,8 +118,8 @@ def check_endpoint_slice(obj: Object) -> list[Cause]:
         if not addresses:
             found.append(required(at, "must contain at least 1 address"))
         for index, address in enumerate(addresses):
-            if kind in ("IPv4", "IPv6") and not _is_address(address):
-                found.append(bad(f"{at}[{index}]", address, _NO_ADDRESS))
+            if kind in ("IPv4", "IPv6"):
+                found += check_address(address, f"{at}[{index}]")
     seen: set[str] = set()
     for number, port in enumerate(items(obj, "ports")):
         name = text(port, "name")
@@ -142,9 +142,7 @@ def check_endpoints(obj: Object) -> list[Cause]:
         at = f"subsets[{number}]"
         for side in ("addresses", "notReadyAddresses"):
             for index, address in enumerate(items(subset, side)):
-                value = text(address, "ip")
-                if not _is_address(value):
-                    found.append(bad(f"{at}.{side}[{index}].ip", value, _NO_ADDRESS))
+                found += check_address(text(address, "ip"), f"{at}.{side}[{index}].ip")
     return found
 
 
@@ -159,7 +157,7 @@ def check_ingress(obj: Object) -> list[Cause]:
         found += _check_backend(mapping(spec, "defaultBackend"), "spec.defaultBackend")
     for number, rule in enumerate(items(spec, "rules")):
         host, at = text(rule, "host"), f"spec.rules[{number}]"
-        if host and _is_address(host):
+        if host and not check_address(host, ""):
             found.append(bad(f"{at}.host", host, "must be a DNS name, not an IP address"))
         elif host:
             plain = host.removeprefix("*.")
@@ -194,12 +192,24 @@ def _check_backend(backend: Object, at: str) -> list[Cause]:
             return [bad(at, "", "cannot set both resource and service backends")]
         return []
     if backend.get("service") is None:
-        return [required(at, "resource or service backend is required")]
+        return [bad(at, "", "resource or service backend is required")]
     service = mapping(backend, "service")
-    found = [] if text(service, "name") else [required(f"{at}.service.name")]
+    name = text(service, "name")
+    if not name:
+        found = [required(f"{at}.service.name")]
+    else:
+        found = [bad(f"{at}.service.name", name, each) for each in names.dns_1035_label(name)]
     port = mapping(service, "port")
-    if not text(port, "name") and not port.get("number"):
-        found.append(required(f"{at}.service.port", "port name or number is required"))
+    label, number = text(port, "name"), port.get("number")
+    if label and number:
+        found.append(bad(f"{at}.service.port", "", "cannot set both port name & port number"))
+    elif label:
+        found += [bad(f"{at}.service.port.name", label, each) for each in names.port_name(label)]
+    elif number:
+        messages = names.port_number(number)
+        found += [bad(f"{at}.service.port.number", number, message) for message in messages]
+    else:
+        found.append(required(at, "port name or number is required"))
     return found
 
 

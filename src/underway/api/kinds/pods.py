@@ -9,15 +9,25 @@ import copy
 from typing import Any
 
 from underway.api import names
-from underway.api.kinds.causes import bad, duplicate, forbidden, not_negative, one_of, required
+from underway.api.kinds.causes import (
+    bad,
+    check_address,
+    duplicate,
+    forbidden,
+    one_of,
+    required,
+    unsupported,
+)
 from underway.api.kinds.containers import Context, check_containers
+from underway.api.kinds.metadata import check_labels
 from underway.api.kinds.volumes import check_volumes
 from underway.api.objects import Object
-from underway.api.shape import boolean, items, mapping, text
+from underway.api.shape import boolean, items, mapping, sequence, text, texts
 from underway.base.errors import Cause
 
 RESTART_POLICIES = ("Always", "OnFailure", "Never")
 _DNS_POLICIES = ("ClusterFirstWithHostNet", "ClusterFirst", "Default", "None")
+_SPREADS = ("DoNotSchedule", "ScheduleAnyway")
 _OPERATORS = ("Equal", "Exists")
 _EFFECTS = ("NoSchedule", "PreferNoSchedule", "NoExecute")
 _UPDATE_MESSAGE = (
@@ -47,12 +57,15 @@ def check_pod_spec(spec: Object, field: str) -> list[Cause]:
     found += check_containers(spec, field, context)
     found += one_of(f"{field}.restartPolicy", spec.get("restartPolicy"), RESTART_POLICIES)
     found += one_of(f"{field}.dnsPolicy", spec.get("dnsPolicy"), _DNS_POLICIES)
-    grace, deadline = "terminationGracePeriodSeconds", "activeDeadlineSeconds"
-    found += not_negative(f"{field}.{grace}", spec.get(grace))
-    seconds = spec.get(deadline)
-    if seconds is not None and not (isinstance(seconds, int) and 1 <= seconds < 2**31):
-        message = "must be between 1 and 2147483647, inclusive"
-        found.append(bad(f"{field}.{deadline}", seconds, message))
+    found += _in_range(spec, "activeDeadlineSeconds", field, 1)
+    security = mapping(spec, "securityContext")
+    for name in ("runAsUser", "runAsGroup", "fsGroup"):
+        found += _in_range(security, name, f"{field}.securityContext", 0)
+    if spec.get("dnsPolicy") == "None" and not mapping(spec, "dnsConfig").get("nameservers"):
+        message = "must provide `dnsConfig` when `dnsPolicy` is None"
+        if spec.get("dnsConfig") is not None:
+            message = "must provide at least one DNS nameserver when `dnsPolicy` is None"
+        found.append(required(f"{field}.dnsConfig", message))
     for name, rule in (
         ("nodeName", names.dns_subdomain),
         ("serviceAccountName", names.dns_subdomain),
@@ -62,11 +75,23 @@ def check_pod_spec(spec: Object, field: str) -> list[Cause]:
         value = text(spec, name)
         if value:
             found += [bad(f"{field}.{name}", value, message) for message in rule(value)]
-    for number, secret in enumerate(items(spec, "imagePullSecrets")):
-        if not text(secret, "name"):
-            found.append(required(f"{field}.imagePullSecrets[{number}].name"))
+    found += check_labels(texts(spec, "nodeSelector"), f"{field}.nodeSelector")
+    for number, alias in enumerate(items(spec, "hostAliases")):
+        at = f"{field}.hostAliases[{number}]"
+        found += check_address(alias.get("ip") or "", f"{at}.ip")
+        for index, host in enumerate(sequence(alias, "hostnames")):
+            messages = names.dns_subdomain(str(host))
+            found += [bad(f"{at}.hostnames[{index}]", host, message) for message in messages]
     found += _check_tolerations(items(spec, "tolerations"), f"{field}.tolerations")
     return found + _check_spread(spec, field)
+
+
+def _in_range(parent: Object, name: str, field: str, low: int) -> list[Cause]:
+    value = parent.get(name)
+    if value is None or (isinstance(value, int) and low <= value < 2**31):
+        return []
+    message = f"must be between {low} and 2147483647, inclusive"
+    return [bad(f"{field}.{name}", value, message)]
 
 
 def _check_tolerations(tolerations: list[Object], field: str) -> list[Cause]:
@@ -86,7 +111,7 @@ def _check_tolerations(tolerations: list[Object], field: str) -> list[Cause]:
             found += one_of(f"{at}.operator", operator, _OPERATORS)
         if operator == "Exists" and text(toleration, "value"):
             message = "value must be empty when `operator` is 'Exists'"
-            found.append(bad(f"{at}.operator", toleration, message))
+            found.append(bad(f"{at}.operator", toleration["value"], message))
         effect = text(toleration, "effect")
         if effect:
             found += one_of(f"{at}.effect", effect, _EFFECTS)
@@ -101,13 +126,14 @@ def _check_spread(spec: Object, field: str) -> list[Cause]:
     seen: set[tuple[str, str]] = set()
     for number, constraint in enumerate(items(spec, "topologySpreadConstraints")):
         at = f"{field}.topologySpreadConstraints[{number}]"
-        skew = constraint.get("maxSkew")
+        skew = constraint.get("maxSkew") or 0
         if not isinstance(skew, int) or skew <= 0:
             found.append(bad(f"{at}.maxSkew", skew, "must be greater than zero"))
         if not text(constraint, "topologyKey"):
             found.append(required(f"{at}.topologyKey", "can not be empty"))
         when = text(constraint, "whenUnsatisfiable")
-        found += one_of(f"{at}.whenUnsatisfiable", when, ("DoNotSchedule", "ScheduleAnyway"))
+        if when not in _SPREADS:
+            found.append(unsupported(f"{at}.whenUnsatisfiable", when, _SPREADS))
         pair = (text(constraint, "topologyKey"), when)
         if pair in seen:
             shown = f"{{{pair[0]}, {pair[1]}}}"

@@ -7,10 +7,12 @@ from __future__ import annotations
 
 from underway.api import names, quantity
 from underway.api.kinds.causes import bad, duplicate, forbidden, one_of, required
+from underway.api.kinds.containers import check_field_ref, check_resource_ref
 from underway.api.objects import Object
 from underway.api.shape import items, mapping, text
 from underway.base.errors import Cause
 
+TOKEN_LIFE_MIN_S = 600
 _HOST_PATH_TYPES = (
     "BlockDevice",
     "CharDevice",
@@ -29,14 +31,16 @@ def check_volumes(volumes: list[Object], field: str) -> tuple[list[Cause], froze
     for number, volume in enumerate(volumes):
         at = f"{field}[{number}]"
         name = text(volume, "name")
+        problems = _check_source(volume, at)
         if not name:
-            found.append(required(f"{at}.name"))
+            problems.append(required(f"{at}.name"))
         else:
-            found += [bad(f"{at}.name", name, message) for message in names.dns_label(name)]
+            problems += [bad(f"{at}.name", name, message) for message in names.dns_label(name)]
             if name in seen:
-                found.append(duplicate(f"{at}.name", name))
-        seen.add(name)
-        found += _check_source(volume, at)
+                problems.append(duplicate(f"{at}.name", name))
+        if not problems:
+            seen.add(name)
+        found += problems
     return found, frozenset(seen)
 
 
@@ -68,9 +72,55 @@ def _check_source(volume: Object, at: str) -> list[Cause]:
             found.append(forbidden(f"{where}.sizeLimit", message))
     elif kind == "persistentVolumeClaim" and not text(source, "claimName"):
         found.append(required(f"{where}.claimName"))
+    elif kind == "downwardAPI":
+        found += _check_mode(source, where) + _check_downward(source, where)
     elif kind == "projected":
         found += _check_mode(source, where)
+        for number, each in enumerate(items(source, "sources")):
+            downward = mapping(each, "downwardAPI")
+            found += _check_downward(downward, f"{where}.sources[{number}].downwardAPI")
+            token = each.get("serviceAccountToken")
+            if token is not None:
+                at_token = f"{where}.sources[{number}].serviceAccountToken.expirationSeconds"
+                found += _check_token(mapping(each, "serviceAccountToken"), where, at_token)
     return found
+
+
+def _check_downward(source: Object, where: str) -> list[Cause]:
+    found: list[Cause] = []
+    for item in items(source, "items"):
+        found += _check_path(text(item, "path"), f"{where}.path")
+        field, resource = mapping(item, "fieldRef"), mapping(item, "resourceFieldRef")
+        if item.get("fieldRef") is not None:
+            path = text(field, "fieldPath")
+            if path not in ("metadata.annotations", "metadata.labels"):
+                found += check_field_ref(path, f"{where}.fieldRef.fieldPath")
+        elif item.get("resourceFieldRef") is not None:
+            if not text(resource, "containerName"):
+                found.append(required(f"{where}.resourceFieldRef.containerName"))
+            found += check_resource_ref(resource, f"{where}.resourceFieldRef")
+        else:
+            found.append(required(where, "one of fieldRef and resourceFieldRef is required"))
+    return found
+
+
+def _check_token(token: Object, where: str, at: str) -> list[Cause]:
+    found = _check_path(text(token, "path"), f"{where}.path")
+    life_s = token.get("expirationSeconds")
+    if isinstance(life_s, int) and life_s < TOKEN_LIFE_MIN_S:
+        found.append(bad(at, life_s, "may not specify a duration less than 10 minutes"))
+    return found
+
+
+def _check_path(path: str, at: str) -> list[Cause]:
+    """A file's path inside a volume."""
+    if not path:
+        return [required(at)]
+    if path.startswith("/"):
+        return [bad(at, path, "must be a relative path")]
+    if ".." in path.split("/"):
+        return [bad(at, path, "must not contain '..'")]
+    return []
 
 
 def _check_host_path(source: Object, where: str) -> list[Cause]:
@@ -99,12 +149,6 @@ def _check_files(source: Object, where: str) -> list[Cause]:
         at = f"{where}.items[{number}]"
         if not text(item, "key"):
             found.append(required(f"{at}.key"))
-        path = text(item, "path")
-        if not path:
-            found.append(required(f"{at}.path"))
-        elif path.startswith("/"):
-            found.append(bad(f"{at}.path", path, "must be a relative path"))
-        elif ".." in path.split("/"):
-            found.append(bad(f"{at}.path", path, "must not contain '..'"))
+        found += _check_path(text(item, "path"), f"{at}.path")
         found += _check_mode(item, at, "mode")
     return found

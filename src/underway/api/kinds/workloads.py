@@ -8,9 +8,10 @@ from __future__ import annotations
 import re
 from typing import Any
 
-from underway.api import selectors
+from underway.api import names, selectors
 from underway.api.kinds.causes import (
     bad,
+    bad_labels,
     forbidden,
     not_negative,
     one_of,
@@ -22,7 +23,7 @@ from underway.api.kinds.metadata import check_annotations, check_labels
 from underway.api.kinds.pods import check_pod_spec
 from underway.api.objects import Object
 from underway.api.shape import mapping, text, texts
-from underway.base.errors import Cause
+from underway.base.errors import BadRequest, Cause
 
 _SELECTOR_MISMATCH = "`selector` does not match template `labels`"
 _SET_UPDATE_MESSAGE = (
@@ -43,39 +44,60 @@ _NAME_LIMIT = 52  # a CronJob's jobs append eleven characters to its name, and 6
 
 
 def _check_template(
-    spec: Object, field: str, policies: tuple[str, ...], *, selector: bool = True
+    spec: Object,
+    field: str,
+    policies: tuple[str, ...] = ("Always",),
+    *,
+    selector: bool = True,
+    owner: str = "",
 ) -> list[Cause]:
+    """What is wrong with a template and the selector that must fit it.
+
+    ``owner`` is the kind whose selector may not be empty.
+    """
     template = mapping(spec, "template")
     metadata = mapping(template, "metadata")
     labels = texts(metadata, "labels")
     found: list[Cause] = []
     if selector:
-        found += check_selector(spec.get("selector"), f"{field}.selector", wanted=True)
-        if not found and not selectors.from_object(spec["selector"]).matches(labels):
-            found.append(bad(f"{field}.template.metadata.labels", labels, _SELECTOR_MISMATCH))
+        found += check_selector(spec.get("selector"), f"{field}.selector", owner)
+        if spec.get("selector") is None:
+            found.append(required(f"{field}.selector"))
+        if _selects_not(spec.get("selector"), labels):
+            at = f"{field}.template.metadata.labels"
+            found.append(bad_labels(at, labels, _SELECTOR_MISMATCH))
     found += check_labels(labels, f"{field}.template.labels")
     found += check_annotations(texts(metadata, "annotations"), f"{field}.template.annotations")
     pod_spec = mapping(template, "spec")
     found += check_pod_spec(pod_spec, f"{field}.template.spec")
     policy = pod_spec.get("restartPolicy")
-    if policy in ("Always", "OnFailure", "Never") and policy not in policies:
+    if policy not in policies:
         found.append(unsupported(f"{field}.template.spec.restartPolicy", policy, policies))
     return found
 
 
-def check_selector(selector: Any, field: str, *, wanted: bool = False) -> list[Cause]:
-    """What is wrong with a label selector; an empty one is wrong where one is ``wanted``."""
+def _selects_not(selector: Any, labels: dict[str, str]) -> bool:
+    try:
+        return not selectors.from_object(selector).matches(labels)
+    except BadRequest:
+        return False  # a selector that cannot be read was reported already
+
+
+def check_selector(selector: Any, field: str, owner: str = "") -> list[Cause]:
+    """What is wrong with a label selector; an empty one is wrong for the kind ``owner``."""
     if selector is None:
-        return [required(field)] if wanted else []
+        return []
     if not isinstance(selector, dict):
         return [bad(field, selector, "must be a label selector")]
     found: list[Cause] = []
-    if wanted and not selector.get("matchLabels") and not selector.get("matchExpressions"):
-        found.append(bad(field, selector, "empty selector is invalid for deployment"))
+    if owner and not selector.get("matchLabels") and not selector.get("matchExpressions"):
+        found.append(bad(field, selector, f"empty selector is invalid for {owner}"))
     found += check_labels(texts(selector, "matchLabels"), f"{field}.matchLabels")
     for number, expression in enumerate(selector.get("matchExpressions") or ()):
         at = f"{field}.matchExpressions[{number}]"
-        operator, values = expression.get("operator"), expression.get("values")
+        operator, values = expression.get("operator") or "", expression.get("values")
+        key = str(expression.get("key") or "")
+        found += [bad(f"{at}.key", key, message) for message in names.qualified_name(key)]
         if operator in ("In", "NotIn"):
             if not values:
                 message = "must be specified when `operator` is 'In' or 'NotIn'"
@@ -112,7 +134,7 @@ def check_deployment(obj: Object) -> list[Cause]:
     found: list[Cause] = []
     for name in ("replicas", "minReadySeconds", "revisionHistoryLimit", "progressDeadlineSeconds"):
         found += not_negative(f"spec.{name}", spec.get(name))
-    found += _check_template(spec, "spec", ("Always",))
+    found += _check_template(spec, "spec", owner="deployment")
     strategy = mapping(spec, "strategy")
     kind = strategy.get("type")
     found += one_of("spec.strategy.type", kind, ("Recreate", "RollingUpdate"))
@@ -140,7 +162,7 @@ def check_replica_set(obj: Object) -> list[Cause]:
     found: list[Cause] = []
     for name in ("replicas", "minReadySeconds"):
         found += not_negative(f"spec.{name}", spec.get(name))
-    return found + _check_template(spec, "spec", ("Always",))
+    return found + _check_template(spec, "spec", owner="deployment")
 
 
 def check_replication_controller(obj: Object) -> list[Cause]:
@@ -152,8 +174,9 @@ def check_replication_controller(obj: Object) -> list[Cause]:
     else:
         labels = texts(mapping(mapping(spec, "template"), "metadata"), "labels")
         if not texts(spec, "selector").items() <= labels.items():
-            found.append(bad("spec.template.metadata.labels", labels, _SELECTOR_MISMATCH))
-    return found + _check_template(spec, "spec", ("Always",), selector=False)
+            at = "spec.template.metadata.labels"
+            found.append(bad_labels(at, labels, _SELECTOR_MISMATCH))
+    return found + _check_template(spec, "spec", selector=False)
 
 
 def check_stateful_set(obj: Object) -> list[Cause]:
@@ -168,7 +191,19 @@ def check_stateful_set(obj: Object) -> list[Cause]:
     found += not_negative("spec.updateStrategy.rollingUpdate.partition", partition)
     for name in ("replicas", "minReadySeconds"):
         found += not_negative(f"spec.{name}", spec.get(name))
-    return found + _check_template(spec, "spec", ("Always",))
+    retention = mapping(spec, "persistentVolumeClaimRetentionPolicy")
+    for name in ("whenDeleted", "whenScaled"):
+        if retention.get(name) is not None:
+            at = f"spec.persistentVolumeClaimRetentionPolicy.{name}"
+            found += one_of(at, retention[name], ("Retain", "Delete"))
+    for at, name in (
+        ("metadata.name", text(mapping(obj, "metadata"), "name")),
+        ("spec.serviceName", text(spec, "serviceName")),
+    ):
+        # Both become parts of the pods' host names.
+        if len(name) > names.LABEL_LIMIT or (name and at == "spec.serviceName"):
+            found += [bad(at, name, message) for message in names.dns_label(name)]
+    return found + _check_template(spec, "spec", owner="statefulset")
 
 
 def check_daemon_set(obj: Object) -> list[Cause]:
@@ -180,7 +215,11 @@ def check_daemon_set(obj: Object) -> list[Cause]:
     rolling = mapping(strategy, "rollingUpdate")
     for name in ("maxUnavailable", "maxSurge"):
         found += _check_amount(f"spec.updateStrategy.rollingUpdate.{name}", rolling.get(name))
-    return found + _check_template(spec, "spec", ("Always",))
+    surge, gone = rolling.get("maxSurge"), rolling.get("maxUnavailable")
+    if rolling and not _is_zero(surge or 0) and not _is_zero(gone or 0):
+        at = "spec.updateStrategy.rollingUpdate.maxSurge"
+        found.append(bad(at, surge, "may not be set when maxUnavailable is non-zero"))
+    return found + _check_template(spec, "spec", owner="daemonset")
 
 
 def check_job_spec(spec: Object, field: str, *, selector: bool = True) -> list[Cause]:
@@ -201,11 +240,16 @@ def check_job_spec(spec: Object, field: str, *, selector: bool = True) -> list[C
     if mode == "Indexed" and spec.get("completions") is None:
         message = "when completion mode is Indexed, completions is required"
         found.append(required(f"{field}.completions", message))
-    template_policy = mapping(mapping(spec, "template"), "spec").get("restartPolicy")
-    if template_policy == "Always":
+    replacement = spec.get("podReplacementPolicy")
+    if replacement is not None:
+        modes = ("Failed", "TerminatingOrFailed")
+        found += one_of(f"{field}.podReplacementPolicy", replacement, modes)
+    policies: tuple[str, ...] = ("OnFailure", "Never")
+    if mapping(mapping(spec, "template"), "spec").get("restartPolicy") == "Always":
         message = 'valid values: "OnFailure", "Never"'
         found.append(required(f"{field}.template.spec.restartPolicy", message))
-    return found + _check_template(spec, field, ("Always", "OnFailure", "Never"), selector=selector)
+        policies = ("Always",)  # said once is enough
+    return found + _check_template(spec, field, policies, selector=selector)
 
 
 def check_job(obj: Object) -> list[Cause]:
@@ -221,7 +265,8 @@ def check_cron_job(obj: Object) -> list[Cause]:
     if not schedule:
         found.append(required("spec.schedule"))
     elif not schedule.startswith("@") and len(schedule.split()) != 5:
-        message = f"expected exactly 5 fields, found {len(schedule.split())}: {schedule.split()}"
+        parts = schedule.split()
+        message = f"expected exactly 5 fields, found {len(parts)}: [{' '.join(parts)}]"
         found.append(bad("spec.schedule", schedule, message))
     policy = spec.get("concurrencyPolicy")
     found += one_of("spec.concurrencyPolicy", policy, ("Allow", "Forbid", "Replace"))

@@ -107,7 +107,7 @@ def _event(obj: Object, now: datetime) -> list[Any]:
     source = obj.get("source") or obj.get("deprecatedSource") or {}
     component = source.get("component") or obj.get("reportingComponent")
     component = component or obj.get("reportingController") or ""
-    host = source.get("host") or ""
+    host = source.get("host") or ("" if source else obj.get("reportingInstance")) or ""
     return [
         last,
         obj.get("type") or "",
@@ -259,7 +259,7 @@ _EVENT_COLUMNS = (
     wide("Source", description="Who reports it"),
     Column("Message", description="What happened"),
     wide("First Seen", description="Time since it first happened"),
-    wide("Count", "integer", "How often it happened"),
+    wide("Count", "string", "How often it happened"),
     wide("Name", description="The event's own name"),
 )
 

@@ -8,7 +8,7 @@ _HERE = "underway.capabilities.workloads.controller"
 
 CAPABILITY = Capability(
     id="workloads",
-    summary="Deployments, ReplicaSets, StatefulSets, DaemonSets, Jobs, endpoints, clean-up",
+    summary="Deployments, other sets, Jobs, endpoints, disruption budgets, lost nodes, clean-up",
     controllers=tuple(
         f"{_HERE}.{name}:add"
         for name in (
@@ -20,6 +20,10 @@ CAPABILITY = Capability(
             "cronjob",
             "endpoints",
             "cleanup",
+            "nodes",
+            "evictions",
+            "podgc",
+            "budgets",
         )
     ),
     embedded_only=True,

@@ -49,11 +49,16 @@ def up(detach: bool, **ports: int | None) -> None:
         click.echo("Starting; stop with Ctrl-C or `underway down`.", err=True)
         supervisor.run(home, process.names())
         return
-    _start_detached(home)
+    start_detached(home)
     echo_status(home)
 
 
-def _start_detached(home: Home) -> None:
+def start_detached(home: Home) -> None:
+    """Start a prepared platform in the background; returns once it is ready.
+
+    Raises:
+        ServiceUnavailable: it could not start; the message says why.
+    """
     ready, told = os.pipe()
     home.logs.mkdir(parents=True, exist_ok=True)
     environment = {
@@ -81,7 +86,7 @@ def _start_detached(home: Home) -> None:
 def down(keep_pods: bool) -> None:
     """Stop the platform: its processes, containers, mounts and links. Its state is kept."""
     home = Home.from_environment()
-    stopped = _stop(home, keep_pods=keep_pods)
+    stopped = stop(home, keep_pods=keep_pods)
     click.echo("Stopped." if stopped else "The platform is not running.")
 
 
@@ -95,7 +100,7 @@ def reset(yes: bool) -> None:
         return
     if not yes:
         click.confirm(f"Delete everything in {home.root}?", abort=True)
-    _stop(home, keep_pods=False)
+    stop(home, keep_pods=False)
     if mounts := _mounts_below(home.root):
         raise UnderwayError(
             f"{mounts[0]} is still mounted; nothing was deleted",
@@ -105,7 +110,8 @@ def reset(yes: bool) -> None:
     click.echo(f"Deleted {home.root}.")
 
 
-def _stop(home: Home, *, keep_pods: bool) -> bool:
+def stop(home: Home, *, keep_pods: bool) -> bool:
+    """End the platform's processes and, but for ``keep_pods``, its containers; whether any ran."""
     found = False
     # The supervisor first: it would start the others again.
     running = sorted(processes.components(home), key=lambda each: each.name != processes.SUPERVISOR)

@@ -38,11 +38,14 @@ def room(home: Home) -> Iterator[Room]:
     """A build's directory, locked as long as the build lives and gone afterwards."""
     rooms = home.builds / "run"
     rooms.mkdir(parents=True, exist_ok=True)
-    sweep(home)
     made = Room(secrets.token_hex(6), rooms / secrets.token_hex(6), f"/underway-{home.id}")
-    made.path.mkdir(mode=0o700)
-    held = os.open(made.path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    fcntl.flock(held, fcntl.LOCK_EX)
+    # A new directory is not swept before its owner holds it.
+    with (home.builds / "run.lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        sweep(home)
+        made.path.mkdir(mode=0o700)
+        held = os.open(made.path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        fcntl.flock(held, fcntl.LOCK_EX)
     try:
         yield made
     finally:

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import contextlib
-import os
+import secrets
 import shutil
 from collections.abc import Iterable, Iterator
 from pathlib import Path
@@ -92,7 +91,7 @@ class Shelf:
             return
         self.blobs.mkdir(parents=True, exist_ok=True)
         blob = self.blob(layer.digest)
-        aside = blob.with_name(f".{blob.name}.{os.getpid()}")
+        aside = blob.with_name(f".{secrets.token_hex(6)}")
         try:
             with aside.open("wb") as stream:
                 for chunk in verified(chunks, layer.digest):
@@ -122,10 +121,14 @@ def link_or_copy(source: Path, target: Path) -> None:
     """Give a file that never changes a second name, or a copy on another file system."""
     if target.exists():
         return
-    with contextlib.suppress(OSError):
+    try:
         target.hardlink_to(source)
+    except FileExistsError:
         return
-    shutil.copyfile(source, target)
+    except OSError:
+        aside = target.with_name(f".{secrets.token_hex(6)}")
+        shutil.copyfile(source, aside)
+        aside.replace(target)
 
 
 def decode(path: Path) -> Any:

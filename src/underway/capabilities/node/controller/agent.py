@@ -14,7 +14,8 @@ from underway.base.threads import run_blocking
 from underway.capabilities.node.backend import log_files
 from underway.capabilities.node.backend.layout import Layout
 from underway.capabilities.node.controller.registration import Registration
-from underway.capabilities.node.controller.worker import PodWorker, Services
+from underway.capabilities.node.controller.services import Services
+from underway.capabilities.node.controller.worker import PodWorker
 from underway.linux import oci_runtime
 from underway.linux.network import PodNetwork
 from underway.reconcile.informer import Entry, EventType, Informer

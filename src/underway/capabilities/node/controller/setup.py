@@ -9,6 +9,7 @@ from collections.abc import Awaitable, Callable
 from underway.api.resources import PODS
 from underway.base.errors import ServiceUnavailable
 from underway.base.home import Home
+from underway.base.ports import holder_of
 from underway.base.threads import run_blocking
 from underway.capabilities.node.backend import machine as this_machine
 from underway.capabilities.node.backend.containers import Containers
@@ -20,7 +21,7 @@ from underway.capabilities.node.backend.volumes import Volumes
 from underway.capabilities.node.controller.agent import Agent
 from underway.capabilities.node.controller.material import Material
 from underway.capabilities.node.controller.registration import Registration
-from underway.capabilities.node.controller.worker import COMPONENT, Services
+from underway.capabilities.node.controller.services import Services
 from underway.linux.cgroups import Cgroups
 from underway.linux.hostports import HostPorts
 from underway.linux.images import ImageStore
@@ -29,7 +30,6 @@ from underway.linux.network import PodNetwork
 from underway.linux.oci_runtime import OciRuntime, find_runtime
 from underway.reconcile.manager import Manager
 from underway.transport import front, pki
-from underway.transport.ports import holder_of
 
 VERSION = "v1.32.0+underway"
 
@@ -117,4 +117,4 @@ def _serving(home: Home, api: KubeletApi) -> Callable[[], Awaitable[None]]:
     return serve
 
 
-__all__ = ["COMPONENT", "add", "build"]
+__all__ = ["add", "build"]

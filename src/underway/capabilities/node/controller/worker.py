@@ -6,23 +6,21 @@ import asyncio
 import contextlib
 import logging
 from collections.abc import Coroutine, Iterable
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from datetime import datetime, timedelta
 from typing import Any
 
 from underway.api.objects import Object, deleting, key_of, meta, name_of, namespace_of, uid_of
 from underway.api.resources import PODS
-from underway.base.clock import Clock
 from underway.base.errors import BadRequest, Conflict, NotFound, UnderwayError
 from underway.base.threads import run_blocking
 from underway.capabilities.node.backend import commands
-from underway.capabilities.node.backend.containers import Containers, Launch, signal_name
-from underway.capabilities.node.backend.exits import ExitWatch
-from underway.capabilities.node.backend.pulls import Pulled, PullFailure, Pulls
-from underway.capabilities.node.backend.sandboxes import Sandboxes, Shared
-from underway.capabilities.node.backend.volumes import Volumes
+from underway.capabilities.node.backend.containers import Launch, signal_name
+from underway.capabilities.node.backend.pulls import Pulled, PullFailure
+from underway.capabilities.node.backend.sandboxes import Shared
 from underway.capabilities.node.controller.health import Health
-from underway.capabilities.node.controller.material import Material, Tokens
+from underway.capabilities.node.controller.material import Tokens
+from underway.capabilities.node.controller.services import Services
 from underway.capabilities.node.model import (
     ContainerRecord,
     ContainerSpec,
@@ -36,34 +34,14 @@ from underway.capabilities.node.model import (
 )
 from underway.capabilities.node.rules import environment, payload, status
 from underway.capabilities.node.rules import plan as rules
-from underway.capabilities.node.rules.fields import Machine
-from underway.client import Client, Patch
-from underway.reconcile.events import NORMAL, WARNING, Recorder
+from underway.client import Patch
+from underway.reconcile.events import NORMAL, WARNING
 
 log = logging.getLogger(__name__)
 
 COMPONENT = "kubelet"
-PULLS_AT_ONCE = 3
 MOUNT_BACKOFF_S, MOUNT_BACKOFF_MAX_S = 0.5, 120.0
 STEP_BACKOFF_S, STEP_BACKOFF_MAX_S = 1.0, 60.0
-
-
-@dataclass
-class Services:
-    """What all workers of a node share."""
-
-    client: Client
-    clock: Clock
-    events: Recorder
-    machine: Machine
-    containers: Containers
-    sandboxes: Sandboxes
-    volumes: Volumes
-    pulls: Pulls
-    material: Material
-    exits: ExitWatch = field(default_factory=ExitWatch)
-    # Pulls take long: they must not take all threads.
-    pulling: asyncio.Semaphore = field(default_factory=lambda: asyncio.Semaphore(PULLS_AT_ONCE))
 
 
 class PodWorker:

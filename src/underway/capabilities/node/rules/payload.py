@@ -18,7 +18,6 @@ from underway.capabilities.node.rules.environment import Sources, secret_bytes
 from underway.capabilities.node.rules.fields import Machine, field_value, resource_value
 
 DEFAULT_MODE = 0o644
-TOKEN_MODE = 0o600
 
 
 @dataclass(frozen=True, slots=True)

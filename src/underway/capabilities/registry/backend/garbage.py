@@ -16,7 +16,6 @@ from pathlib import Path
 from underway.base.errors import UnderwayError
 from underway.capabilities.registry import rules
 from underway.capabilities.registry.backend.storage import Storage
-from underway.capabilities.registry.model import Stored
 
 log = logging.getLogger(__name__)
 
@@ -41,9 +40,13 @@ def collect(storage: Storage, now: datetime, *, grace_s: float = GRACE_S) -> Fre
     links = 0
     for repository in storage.repositories():
         needed = set()
-        for digest, _ in storage.manifest_links(repository):
+        for digest, link in storage.manifest_links(repository):
             live.add(digest)
-            needed |= _named_by(storage, repository, digest)
+            try:
+                needed |= _named_by(storage, repository, digest)
+            except UnderwayError:
+                if link.exists():
+                    raise  # and was not deleted meanwhile
         for digest, link in storage.blob_links(repository):
             if digest not in needed and _remove_unused(storage, link, before_s) is not None:
                 links += 1
@@ -75,8 +78,8 @@ def _named_by(storage: Storage, repository: str, digest: str) -> set[str]:
     Raises:
         UnderwayError: it cannot be read. Nothing is freed then: what it needs is not known.
     """
-    stored: Stored = storage.manifest(repository, digest)
     try:
+        stored = storage.manifest(repository, digest)
         content = rules.check_manifest(stored.data, stored.media_type)
     except UnderwayError as error:
         raise UnderwayError(

@@ -345,7 +345,7 @@ class Storage:
         return path
 
     def _add_link(self, link: Path) -> None:
-        if not link.exists():
+        if not _use(link):
             _make_directory(link.parent)
             write_atomic(link, b"")
 

@@ -30,7 +30,14 @@ class PacketRules:
     def prepare(self) -> None:
         """Make the bridge and lead the Services' range to it."""
         self._network.ensure()
-        self._network.route(self._frame.service_cidr)
+        cidr = self._frame.service_cidr
+        if other := self._network.route(cidr):
+            log.warning(
+                "the link %s has the services' range %s too: from this machine, Services of one "
+                "platform hide those of the other; change service_cidr in settings.json",
+                other,
+                cidr,
+            )
 
     def apply(self, ruleset: Ruleset) -> None:
         """Make the kernel hold ``ruleset``.

@@ -15,7 +15,7 @@ import msgspec
 
 from underway.api.objects import Object, find_condition, meta
 from underway.api.resources import CUSTOMRESOURCEDEFINITIONS, Resource
-from underway.base.errors import UnderwayError
+from underway.base.errors import NotFound, UnderwayError
 from underway.capabilities.workloads.model import spec_of, status_of
 from underway.reconcile import Entry, Informer, Manager
 
@@ -64,6 +64,20 @@ async def discover(manager: Manager) -> list[Resource]:
             if "/" not in each["name"]
         ]
     return found
+
+
+async def resource_of(manager: Manager, api_version: str, kind: str) -> Resource | None:
+    """The resource that serves a kind in exactly this version, if the server offers it."""
+    group, _, version = api_version.rpartition("/")
+    path = f"/apis/{api_version}" if group else f"/api/{version}"
+    try:
+        answer = await _read(manager, path)
+    except NotFound:
+        return None
+    for each in answer["resources"]:
+        if each["kind"] == kind and "/" not in each["name"]:
+            return Resource(group, version, each["name"], kind, bool(each["namespaced"]))
+    return None
 
 
 async def _read(manager: Manager, path: str) -> Any:
