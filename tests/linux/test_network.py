@@ -305,3 +305,22 @@ def test_pods_leave_through_a_machine_that_forwards_and_the_doctor_knows_when_no
     assert told["seen"] == "192.0.2.1"
     assert told["mtu"] == 1400
     assert not Path("/run/netns/uwtestworld").exists()
+
+
+def test_platforms_that_start_together_get_ranges_of_their_own() -> None:
+    names = [f"c{number}{os.getpid() % 10000:04}" for number in range(3)]
+    with ThreadPoolExecutor() as pool:
+        claims = list(pool.map(lambda name: network.claim(name, "10.244.0.0/24"), names))
+    try:
+        assert len({pods for pods, _ in claims}) == 3
+        assert len({services for _, services in claims}) == 3
+        again = network.claim(names[0], *claims[0])
+        assert again == claims[0]
+        network.PodNetwork(names[0], claims[0][0]).remove()
+        pods, services = network.claim(names[0], claims[1][0], claims[0][1])
+        assert services == claims[0][1]
+        assert pods not in {claims[1][0], claims[2][0]}
+        claims[0] = (pods, services)
+    finally:
+        for name, (pods, _) in zip(names, claims, strict=True):
+            network.PodNetwork(name, pods).remove()

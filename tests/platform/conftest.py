@@ -49,8 +49,22 @@ class Platform:
         if check and done.returncode != 0:
             pytest.fail(
                 f"{' '.join(command)} ended with {done.returncode}\n{done.stdout}\n{done.stderr}"
+                f"\n{self.diagnosis()}"
             )
         return done
+
+    def diagnosis(self) -> str:
+        """What the platform has to say when something went wrong."""
+        kubectl = str(peers.kubectl("37"))
+        found = []
+        for what in (["get", "pods", "-A", "-o", "wide"], ["get", "events", "-A"]):
+            done = self.run(kubectl, *what, check=False, timeout=30)
+            found.append(done.stdout[-4000:])
+        found += [
+            f"--- {log.name}\n{log.read_text(errors='replace')[-3000:]}"
+            for log in sorted((self.home / "logs").glob("*.log"))
+        ]
+        return "\n".join(found)
 
     def underway(self, *arguments: str, **options: Any) -> subprocess.CompletedProcess[str]:
         return self.run(*UNDERWAY, *arguments, **options)
@@ -82,8 +96,5 @@ def platform(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Platform]:
     try:
         yield made
     finally:
-        logs = made.home / "logs"
-        for log in sorted(logs.glob("*.log")):
-            print(f"--- {log.name}\n{log.read_text(errors='replace')[-6000:]}")
         made.underway("reset", "--yes")
     assert not made.home.exists()

@@ -160,8 +160,8 @@ def test_a_wrong_or_missing_key_is_a_clear_error_and_nothing_is_changed(tmp_path
         keys.write_text(wrong)
         with pytest.raises(InternalError, match=said) as caught:
             serve(tmp_path, read)
-        for word in wrong.split()[1:]:
-            assert word not in str(caught.value)
+        keys_there = [word for word in wrong.split() if len(word) == 44]
+        assert not any(word in str(caught.value) for word in keys_there)
     keys.unlink()
     with pytest.raises(InternalError, match="does not hold"):
         serve(tmp_path, read)

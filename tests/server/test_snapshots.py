@@ -1,12 +1,12 @@
 """A snapshot is whole or not there, and restoring it leads back, whatever happens on the way."""
 
 import asyncio
+import functools
 import os
 import shutil
 import signal
 import sqlite3
 import sys
-import threading
 from types import SimpleNamespace
 
 import pytest
@@ -114,22 +114,19 @@ def test_versions_never_go_back_so_that_old_watches_list_again(home):
 def test_a_running_cluster_is_saved_at_one_moment(home):
     async def scenario():
         async with running(home.root) as server:
-            stop = threading.Event()
 
             def save():
-                found = []
-                while not stop.is_set() and len(found) < 5:
-                    found.append(snapshots.save(home, f"s{len(found)}"))
-                return found
+                return [snapshots.save(home, f"s{number}") for number in range(5)]
 
-            saving = asyncio.create_task(asyncio.to_thread(save))  # noqa: TID251  # awaited below
             number = 0
-            while not saving.done():
-                # Always in pairs, each b after its a.
-                await server.admin.create(CONFIGMAPS, configmap(f"a{number}"), "default")
-                await server.admin.create(CONFIGMAPS, configmap(f"b{number}"), "default")
-                number += 1
-            return await saving, number
+            async with asyncio.TaskGroup() as group:
+                saving = group.create_task(asyncio.to_thread(save))
+                while not saving.done():
+                    # Always in pairs, each b after its a.
+                    await server.admin.create(CONFIGMAPS, configmap(f"a{number}"), "default")
+                    await server.admin.create(CONFIGMAPS, configmap(f"b{number}"), "default")
+                    number += 1
+            return saving.result(), number
 
     saved, number = asyncio.run(scenario())
     assert number > 1
@@ -280,7 +277,7 @@ def test_a_restore_killed_at_any_moment_leaves_the_old_state_or_the_new(scene, t
         moment += 1
         home = Home(tmp_path / "trial")
         shutil.copytree(scene.home.root, home.root)
-        killed = killed_at(moment, lambda: snapshots.restore(home, "one"))
+        killed = killed_at(moment, functools.partial(snapshots.restore, home, "one"))
         snapshots.finish_restore(home)
         late = home.kubeconfig.read_text() == "kubeconfig of late"
         with sqlite3.connect(home.database) as database:

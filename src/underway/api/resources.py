@@ -1,6 +1,6 @@
 """Which resources exist: names, kinds, scope and short names of the built-in ones.
 
-Source: Kubernetes API reference 1.32; short names and categories as ``kubectl api-resources``
+Source: Kubernetes API reference 1.37; short names and categories as ``kubectl api-resources``
 prints them.
 """
 
@@ -149,6 +149,9 @@ REPLICATIONCONTROLLERS = _core(
     sub=("scale", "status"),
 )
 
+PODTEMPLATES = _core("podtemplates", "PodTemplate")
+BINDINGS = _core("bindings", "Binding", verbs=("create",))
+
 DEPLOYMENTS = _group(
     "apps", "deployments", "Deployment", short=("deploy",), categories=_ALL, sub=("scale", "status")
 )
@@ -166,6 +169,14 @@ CONTROLLERREVISIONS = _group("apps", "controllerrevisions", "ControllerRevision"
 JOBS = _group("batch", "jobs", "Job", categories=_ALL, sub=("status",))
 CRONJOBS = _group("batch", "cronjobs", "CronJob", short=("cj",), categories=_ALL, sub=("status",))
 
+HORIZONTALPODAUTOSCALERS_V1 = _group(
+    "autoscaling",
+    "horizontalpodautoscalers",
+    "HorizontalPodAutoscaler",
+    short=("hpa",),
+    categories=_ALL,
+    sub=("status",),
+)
 HORIZONTALPODAUTOSCALERS = _group(
     "autoscaling",
     "horizontalpodautoscalers",
@@ -205,6 +216,117 @@ CUSTOMRESOURCEDEFINITIONS = _group(
     categories=("api-extensions",),
     sub=("status",),
 )
+MUTATINGWEBHOOKCONFIGURATIONS = _group(
+    "admissionregistration.k8s.io",
+    "mutatingwebhookconfigurations",
+    "MutatingWebhookConfiguration",
+    namespaced=False,
+    categories=("api-extensions",),
+)
+VALIDATINGWEBHOOKCONFIGURATIONS = _group(
+    "admissionregistration.k8s.io",
+    "validatingwebhookconfigurations",
+    "ValidatingWebhookConfiguration",
+    namespaced=False,
+    categories=("api-extensions",),
+)
+
+VALIDATINGADMISSIONPOLICIES = _group(
+    "admissionregistration.k8s.io",
+    "validatingadmissionpolicies",
+    "ValidatingAdmissionPolicy",
+    namespaced=False,
+    categories=("api-extensions",),
+    sub=("status",),
+)
+VALIDATINGADMISSIONPOLICYBINDINGS = _group(
+    "admissionregistration.k8s.io",
+    "validatingadmissionpolicybindings",
+    "ValidatingAdmissionPolicyBinding",
+    namespaced=False,
+    categories=("api-extensions",),
+)
+MUTATINGADMISSIONPOLICIES = _group(
+    "admissionregistration.k8s.io",
+    "mutatingadmissionpolicies",
+    "MutatingAdmissionPolicy",
+    namespaced=False,
+    categories=("api-extensions",),
+)
+MUTATINGADMISSIONPOLICYBINDINGS = _group(
+    "admissionregistration.k8s.io",
+    "mutatingadmissionpolicybindings",
+    "MutatingAdmissionPolicyBinding",
+    namespaced=False,
+    categories=("api-extensions",),
+)
+APISERVICES = _group(
+    "apiregistration.k8s.io",
+    "apiservices",
+    "APIService",
+    namespaced=False,
+    categories=("api-extensions",),
+    sub=("status",),
+)
+CERTIFICATESIGNINGREQUESTS = _group(
+    "certificates.k8s.io",
+    "certificatesigningrequests",
+    "CertificateSigningRequest",
+    namespaced=False,
+    short=("csr",),
+    sub=("approval", "status"),
+)
+CLUSTERTRUSTBUNDLES = _group(
+    "certificates.k8s.io", "clustertrustbundles", "ClusterTrustBundle", namespaced=False
+)
+PODCERTIFICATEREQUESTS = _group(
+    "certificates.k8s.io", "podcertificaterequests", "PodCertificateRequest", sub=("status",)
+)
+FLOWSCHEMAS = _group(
+    "flowcontrol.apiserver.k8s.io", "flowschemas", "FlowSchema", namespaced=False, sub=("status",)
+)
+PRIORITYLEVELCONFIGURATIONS = _group(
+    "flowcontrol.apiserver.k8s.io",
+    "prioritylevelconfigurations",
+    "PriorityLevelConfiguration",
+    namespaced=False,
+    sub=("status",),
+)
+IPADDRESSES = _group(
+    "networking.k8s.io", "ipaddresses", "IPAddress", namespaced=False, short=("ip",)
+)
+SERVICECIDRS = _group(
+    "networking.k8s.io", "servicecidrs", "ServiceCIDR", namespaced=False, sub=("status",)
+)
+DEVICECLASSES = _group("resource.k8s.io", "deviceclasses", "DeviceClass", namespaced=False)
+DEVICETAINTRULES = _group(
+    "resource.k8s.io", "devicetaintrules", "DeviceTaintRule", namespaced=False, sub=("status",)
+)
+RESOURCECLAIMS = _group("resource.k8s.io", "resourceclaims", "ResourceClaim", sub=("status",))
+RESOURCECLAIMTEMPLATES = _group(
+    "resource.k8s.io", "resourceclaimtemplates", "ResourceClaimTemplate"
+)
+RESOURCESLICES = _group("resource.k8s.io", "resourceslices", "ResourceSlice", namespaced=False)
+CSIDRIVERS = _group("storage.k8s.io", "csidrivers", "CSIDriver", namespaced=False)
+CSINODES = _group("storage.k8s.io", "csinodes", "CSINode", namespaced=False, sub=("status",))
+CSISTORAGECAPACITIES = _group("storage.k8s.io", "csistoragecapacities", "CSIStorageCapacity")
+VOLUMEATTACHMENTS = _group(
+    "storage.k8s.io", "volumeattachments", "VolumeAttachment", namespaced=False, sub=("status",)
+)
+VOLUMEATTRIBUTESCLASSES = _group(
+    "storage.k8s.io",
+    "volumeattributesclasses",
+    "VolumeAttributesClass",
+    namespaced=False,
+    short=("vac",),
+)
+STORAGEVERSIONMIGRATIONS = _group(
+    "storagemigration.k8s.io",
+    "storageversionmigrations",
+    "StorageVersionMigration",
+    namespaced=False,
+    sub=("status",),
+)
 
 _CREATE_ONLY = ("create",)
 TOKENREVIEWS = _group(
@@ -222,6 +344,12 @@ SUBJECTACCESSREVIEWS = _group(
     "subjectaccessreviews",
     "SubjectAccessReview",
     namespaced=False,
+    verbs=_CREATE_ONLY,
+)
+LOCALSUBJECTACCESSREVIEWS = _group(
+    "authorization.k8s.io",
+    "localsubjectaccessreviews",
+    "LocalSubjectAccessReview",
     verbs=_CREATE_ONLY,
 )
 SELFSUBJECTACCESSREVIEWS = _group(

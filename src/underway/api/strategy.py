@@ -19,7 +19,10 @@ _WITH_GENERATION = frozenset(
         ("", "Pod"),
         ("", "ReplicationController"),
         ("admissionregistration.k8s.io", "MutatingWebhookConfiguration"),
+        ("admissionregistration.k8s.io", "MutatingAdmissionPolicy"),
+        ("admissionregistration.k8s.io", "MutatingAdmissionPolicyBinding"),
         ("admissionregistration.k8s.io", "ValidatingAdmissionPolicy"),
+        ("admissionregistration.k8s.io", "ValidatingAdmissionPolicyBinding"),
         ("admissionregistration.k8s.io", "ValidatingWebhookConfiguration"),
         ("apiextensions.k8s.io", "CustomResourceDefinition"),
         ("apps", "DaemonSet"),
@@ -29,10 +32,15 @@ _WITH_GENERATION = frozenset(
         ("batch", "CronJob"),
         ("batch", "Job"),
         ("discovery.k8s.io", "EndpointSlice"),
+        ("flowcontrol.apiserver.k8s.io", "FlowSchema"),
+        ("flowcontrol.apiserver.k8s.io", "PriorityLevelConfiguration"),
         ("networking.k8s.io", "Ingress"),
         ("networking.k8s.io", "IngressClass"),
         ("networking.k8s.io", "NetworkPolicy"),
         ("policy", "PodDisruptionBudget"),
+        ("resource.k8s.io", "DeviceClass"),
+        ("resource.k8s.io", "DeviceTaintRule"),
+        ("resource.k8s.io", "ResourceSlice"),
         ("scheduling.k8s.io", "PriorityClass"),
     }
 )
@@ -59,6 +67,7 @@ _BUILTIN_GROUPS = frozenset(
         "resource.k8s.io",
         "scheduling.k8s.io",
         "storage.k8s.io",
+        "storagemigration.k8s.io",
     }
 )
 
@@ -152,6 +161,8 @@ def prepare_update(resource: Resource, new: Object, old: Object, subresource: st
         _prepare_main(resource, new, old)
     elif subresource == "status":
         _prepare_status(resource, new, old)
+    elif subresource == "approval":
+        _prepare_approval(new, old)
     elif subresource == "finalize":
         _restore(new, old, except_for=("metadata", "spec"))
         new["spec"] = {**(old.get("spec") or {}), **(new.get("spec") or {})}
@@ -190,6 +201,8 @@ def _prepare_main(resource: Resource, new: Object, old: Object) -> None:
         if finalizers is not None:
             spec["finalizers"] = finalizers
         new["spec"] = spec
+    elif resource.kind == "CertificateSigningRequest":
+        _copy_field(new, old, "spec")
     elif resource.group == "" and resource.kind == "PersistentVolumeClaim":
         _fill(new.get("spec") or {}, old.get("spec") or {}, ("volumeName", "storageClassName"))
 
@@ -206,6 +219,25 @@ def _prepare_status(resource: Resource, new: Object, old: Object) -> None:
     _copy_field(metadata, before, "ownerReferences")
     if resource.kind not in ("Pod", "Node"):
         _copy_field(metadata, before, "labels")
+    if resource.kind == "CertificateSigningRequest":
+        status = new["status"] = {**(new.get("status") or {})}
+        status["conditions"] = [
+            *_decisions(old, decided=True),
+            *_decisions(new, decided=False),
+        ]
+
+
+def _prepare_approval(new: Object, old: Object) -> None:
+    """A CertificateSigningRequest's approval: its conditions, and nothing else."""
+    conditions = (new.get("status") or {}).get("conditions") or []
+    _restore(new, old, except_for=("metadata",))
+    new["status"] = {**(old.get("status") or {}), "conditions": conditions}
+
+
+def _decisions(obj: Object, *, decided: bool) -> list[Object]:
+    """The conditions that approve or deny a CertificateSigningRequest, or all the others."""
+    conditions = (obj.get("status") or {}).get("conditions") or []
+    return [c for c in conditions if (c.get("type") in ("Approved", "Denied")) == decided]
 
 
 def _prepare_part(new: Object, old: Object, subresource: str) -> None:

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-import asyncio
 import heapq
 import itertools
 import time
 from datetime import UTC, datetime, timedelta
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
+
+if TYPE_CHECKING:  # slow to import: a command that waits for nothing does without it
+    import asyncio
 
 
 class Clock(Protocol):
@@ -39,6 +41,8 @@ class SystemClock:
 
     async def sleep(self, delay_s: float) -> None:
         """Return after ``delay_s`` seconds."""
+        import asyncio
+
         await asyncio.sleep(delay_s)
 
 
@@ -61,6 +65,8 @@ class FakeClock:
 
     async def sleep(self, delay_s: float) -> None:
         """Return once the clock was advanced by ``delay_s`` seconds."""
+        import asyncio
+
         if delay_s <= 0:
             await asyncio.sleep(0)
             return
@@ -70,6 +76,8 @@ class FakeClock:
 
     async def advance(self, delay_s: float) -> None:
         """Move time, waking each sleeper at its own moment and letting it run."""
+        import asyncio
+
         end = self._elapsed + delay_s
         while self._sleepers and self._sleepers[0][0] <= end:
             due, _, wake = heapq.heappop(self._sleepers)

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
+import random
 import socket
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 
 import msgspec
 
-from underway.base.errors import Forbidden
+from underway.base.errors import Forbidden, ServiceUnavailable
 from underway.base.home import Home, Settings
 from underway.client import kubeconfig
 from underway.linux import network
@@ -34,11 +36,12 @@ def prepare(home: Home, ports: Mapping[str, int]) -> Settings:
     snapshots.finish_restore(home)
     first = not home.settings_file.exists()
     settings = home.load_settings()
-    chosen: dict[str, object] = {name: port or _free_port() for name, port in ports.items()}
-    if first:
-        chosen["service_cidr"] = network.free_service_cidr()
+    free = _free_ports()
+    chosen: dict[str, object] = {name: port or next(free) for name, port in ports.items()}
     # Services keep their addresses for good; pods get new ones whenever they are made anew.
-    chosen["pod_cidr"] = network.usable_pod_cidr(home.id, settings.pod_cidr)
+    chosen["pod_cidr"], chosen["service_cidr"] = network.claim(
+        home.id, settings.pod_cidr, "" if first else settings.service_cidr
+    )
     wanted = msgspec.structs.replace(settings, **chosen)
     if first or wanted != settings:
         settings = wanted
@@ -60,8 +63,10 @@ def _write_kubeconfig(home: Home, settings: Settings) -> None:
     )
 
 
-def _free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port
+def _free_ports() -> Iterator[int]:
+    # Below the kernel's ephemeral ports and the node ports: nobody takes them while we are down.
+    for port in random.sample(range(20000, 30000), 1000):
+        with socket.socket() as probe, contextlib.suppress(OSError):
+            probe.bind(("127.0.0.1", port))
+            yield port
+    raise ServiceUnavailable("no free port was found between 20000 and 29999")

@@ -32,6 +32,8 @@ ENTRIES_MAX = 3_000_000
 HEADER_BYTES_MAX = 1 << 20
 PATH_BYTES_MAX = 4096
 CHUNK_BYTES = 1 << 20
+TAR_BUFFER_BYTES = 1 << 15
+"""The tar reader cuts its buffer anew at every header: a large one would be copied each time."""
 
 
 class Readable(Protocol):
@@ -77,7 +79,7 @@ def unpack(stream: Readable, root: Path) -> int:
             fileobj=cast("IO[bytes]", stream),  # this mode only ever reads
             mode="r|",
             tarinfo=_Info,
-            bufsize=CHUNK_BYTES,
+            bufsize=TAR_BUFFER_BYTES,
             errorlevel=2,
         ) as archive:
             for count, info in enumerate(archive):
@@ -197,10 +199,9 @@ class _Writer:
             raise BadRequest(f"the layer has an entry of unknown type at {info.name}")
 
     def _regular(self, info: tarfile.TarInfo, archive: tarfile.TarFile, full: str) -> None:
-        source = archive.extractfile(info)
         descriptor = os.open(full, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
         try:
-            while source is not None and (chunk := source.read(CHUNK_BYTES)):
+            for chunk in _contents(info, archive):
                 os.write(descriptor, chunk)
                 self.size_bytes += len(chunk)
         finally:
@@ -222,6 +223,23 @@ class _Writer:
             self._dirs[path] = mtime_ns
         else:
             os.utime(full, ns=(mtime_ns, mtime_ns), follow_symlinks=False)
+
+
+def _contents(info: tarfile.TarInfo, archive: tarfile.TarFile) -> Iterator[bytes]:
+    """A file's bytes; straight from the stream, which stands there, unless it has holes."""
+    if info.issparse():
+        source = archive.extractfile(info)
+        while source is not None and (chunk := source.read(CHUNK_BYTES)):
+            yield chunk
+        return
+    left = info.size
+    stream = cast("IO[bytes]", archive.fileobj)
+    while left:
+        chunk = stream.read(min(CHUNK_BYTES, left))
+        if not chunk:
+            raise tarfile.ReadError("unexpected end of data")
+        left -= len(chunk)
+        yield chunk
 
 
 def _clean(name: str) -> str:
@@ -250,16 +268,18 @@ class Mtimes:
         return self.epoch_s if changed_s >= self.since_s else int(changed_s)
 
 
-def pack(root: Path, mtimes: Mtimes, write: Callable[[bytes], object]) -> None:
+def pack(root: Path, mtimes: Mtimes | None, write: Callable[[bytes], object]) -> None:
     """Write an overlayfs upper directory as an OCI layer's tar stream.
 
     Entries are sorted, owners are numbers, and ``mtimes`` decides about time; the directory's own
-    times are set to match, so that directory and stream stay one and the same layer.
+    times are set to match, so that directory and stream stay one and the same layer. Without it
+    the directory is only read: any tree can be written so, with the times it has.
     """
     links: dict[tuple[int, int], str] = {}
     for path, full, status in _walk(str(root), ""):
-        mtime = mtimes.of(status.st_mtime)
-        os.utime(full, (mtime, mtime), follow_symlinks=False)
+        mtime = mtimes.of(status.st_mtime) if mtimes else int(status.st_mtime)
+        if mtimes:
+            os.utime(full, (mtime, mtime), follow_symlinks=False)
         kind = stat.S_IFMT(status.st_mode)
         if kind == stat.S_IFCHR and status.st_rdev == 0:
             parent, _, name = path.rpartition("/")

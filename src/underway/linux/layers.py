@@ -19,6 +19,7 @@ import os
 import re
 import secrets
 import shutil
+from collections import deque
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -36,6 +37,7 @@ from underway.linux.mounts import mount_overlay, sync_filesystem, unmount
 __all__ = ["CommittedLayer", "LayerStore", "Mtimes", "Scratch", "mount_overlay", "unmount"]
 
 LAYER_BYTES_MAX = 32 << 30
+AHEAD = 4  # chunks inflated before they are asked for
 GZIP_LEVEL = 1  # isal's levels trade little size for much time
 LAYER_MEDIA_TYPE = "application/vnd.oci.image.layer.v1.tar+gzip"
 
@@ -110,7 +112,7 @@ class LayerStore:
                 return self.path(diff_id)
             with self.scratch() as scratch:
                 tree = scratch.upper
-                stream = _Stream(decompressed(chunks, media_type))
+                stream = _Stream(_ahead(decompressed(chunks, media_type)))
                 try:
                     layer_tar.unpack(stream, tree)
                 except OSError as error:
@@ -303,6 +305,17 @@ def _unzstd(chunks: Iterable[bytes]) -> Iterator[bytes]:
             yield chunk
     except zstandard.ZstdError as error:
         raise BadRequest(f"the layer is not valid zstd: {error}") from error
+
+
+def _ahead(chunks: Iterator[bytes]) -> Iterator[bytes]:
+    """The same chunks, made in a thread of its own: inflating and writing take turns no more."""
+    from concurrent.futures import ThreadPoolExecutor  # what unpacks nothing starts without it
+
+    with ThreadPoolExecutor(1, thread_name_prefix="layer") as pool:
+        waiting = deque([pool.submit(next, chunks, None)])
+        while (chunk := waiting.popleft().result()) is not None:
+            waiting.extend(pool.submit(next, chunks, None) for _ in range(AHEAD - len(waiting)))
+            yield chunk
 
 
 class _Stream:

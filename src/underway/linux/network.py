@@ -303,17 +303,32 @@ def free_pod_cidr(taken_hint: Iterable[str] = ()) -> str:
     return _free((f"10.244.{third}.0/24" for third in range(256)), taken_hint)
 
 
-def usable_pod_cidr(platform_id: str, current: str) -> str:
-    """``current`` while the platform's own bridge holds it or nobody does; else a free one.
+def claim(platform_id: str, pod_cidr: str, service_cidr: str = "") -> tuple[str, str]:
+    """Take a platform's ranges: make its bridge and its Services' route, one platform at a time.
+
+    Args:
+        platform_id: the six characters of ``Home.id``.
+        pod_cidr: the range it had; replaced by a free one if its bridge is gone and somebody
+            else has taken the range.
+        service_cidr: the range it has for good; empty to choose a free one.
+
+    Returns:
+        The pods' and the Services' range.
 
     Raises:
         ServiceUnavailable: no range is free.
     """
-    if links.exists(PodNetwork(platform_id, current).bridge):
-        return current
-    wanted = ipaddress.IPv4Network(current)
-    taken = any(wanted.overlaps(other) for other in links.networks_in_use())
-    return free_pod_cidr() if taken else current
+    with (_LOCKS / "underway_claim.lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if not links.exists(PodNetwork(platform_id, pod_cidr).bridge):
+            wanted = ipaddress.IPv4Network(pod_cidr)
+            if any(wanted.overlaps(other) for other in links.networks_in_use()):
+                pod_cidr = free_pod_cidr()
+        service_cidr = service_cidr or free_service_cidr()
+        network = PodNetwork(platform_id, pod_cidr)
+        network.ensure()
+        network.route(service_cidr)
+    return pod_cidr, service_cidr
 
 
 def free_service_cidr(taken_hint: Iterable[str] = ()) -> str:

@@ -22,6 +22,7 @@ from underway.server.bootstrap import Bootstrap
 from underway.server.call import Call, no_such_path
 from underway.server.caretaker import Caretaker
 from underway.server.catalog import Catalog
+from underway.server.certificates import Certificates, Signer
 from underway.server.deleting import Deleter
 from underway.server.discovery import Discovery, version_info
 from underway.server.encryption import KEY_FILE, SecretCodec
@@ -33,6 +34,7 @@ from underway.server.identity import (
 )
 from underway.server.negotiation import JSON, render_error
 from underway.server.nodes import NodeConnector, Nodes, no_nodes
+from underway.server.proxies import Proxies, Send, send
 from underway.server.rbac import Rbac
 from underway.server.reading import Reader
 from underway.server.rest import Rest
@@ -59,6 +61,7 @@ class ApiServer:
         connector: reaches node agents, see ``nodes.NodeConnector``.
         advertised: address and port at which pods reach this server.
         token_file: static tokens, see ``auth.Authenticator``.
+        forward: passes requests on to pods, see ``proxies.send``.
 
     ``start`` and ``stop`` are called by one task.
     """
@@ -72,6 +75,7 @@ class ApiServer:
         connector: NodeConnector = no_nodes,
         advertised: tuple[str, int] | None = None,
         token_file: Path | None = None,
+        forward: Send = send,
     ) -> None:
         self._home = home
         self._settings = settings or home.load_settings()
@@ -79,6 +83,7 @@ class ApiServer:
         self._connector = connector
         self._advertised = advertised or (self._settings.bind_address, self._settings.api_port)
         self._token_file = token_file
+        self._forward = forward
         self._running = AsyncExitStack()
         self._tasks: list[asyncio.Task[None]] = []
         self._documents: dict[tuple[str, str], tuple[str, bytes]] = {}
@@ -115,7 +120,7 @@ class ApiServer:
         self._rbac = Rbac(self._roles)
         key = TokenKey.load(self._home.pki / "sa.key")
         self._authenticator = Authenticator(key, self._find, clock, self._token_file)
-        admission = Admission(
+        admission = self._admission = Admission(
             self.store, self.catalog, self._rbac, clock, self._settings.service_cidr
         )
         writer = Writer(self.store, admission, clock)
@@ -136,8 +141,10 @@ class ApiServer:
             deleter,
             Reviews(self._rbac, self._authenticator, clock),
             Nodes(self.store, self._connector),
+            Proxies(self.store, self._forward),
             self._authenticator,
             bootstrap,
+            Certificates(self._rbac, clock),
             clock,
         )
         caretaker = Caretaker(
@@ -148,6 +155,8 @@ class ApiServer:
             deleter,
             bootstrap,
             admission.addresses,
+            admission.quotas,
+            Signer(self._home.pki, clock),
             clock,
         )
         return bootstrap, caretaker
@@ -161,6 +170,7 @@ class ApiServer:
         for task in self._tasks:
             task.cancel()
         await self._running.aclose()
+        await self._admission.aclose()
         await self.store.close()
 
     def as_user(self, name: str, groups: Sequence[str] = ()) -> Handler:

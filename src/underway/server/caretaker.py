@@ -1,5 +1,6 @@
 """What the server itself does after a commit: keep the catalog in step with definitions, furnish
-namespaces, clear away the objects of definitions being deleted, and let old events go.
+namespaces, show what is used of quotas, clear away the objects of definitions being deleted, and
+let old events go.
 """
 
 from __future__ import annotations
@@ -9,10 +10,13 @@ import logging
 from datetime import timedelta
 
 from underway.api.objects import Object, deleting, meta
+from underway.api.resources import CERTIFICATESIGNINGREQUESTS, RESOURCEQUOTAS
 from underway.base.clock import Clock, parse_rfc3339
-from underway.base.errors import UnderwayError
-from underway.server import crds
+from underway.base.errors import NotFound, UnderwayError
+from underway.base.threads import run_blocking
+from underway.server import certificates, crds
 from underway.server.addresses import Addresses
+from underway.server.admission.quota import QUOTAS, Quotas
 from underway.server.bootstrap import ROOT_CA, SYSTEM, Bootstrap
 from underway.server.catalog import Catalog
 from underway.server.deleting import DeleteOptions, Deleter
@@ -38,6 +42,8 @@ class Caretaker:
         deleter: Deleter,
         bootstrap: Bootstrap,
         addresses: Addresses,
+        quotas: Quotas,
+        signer: certificates.Signer,
         clock: Clock,
     ) -> None:
         self._store = store
@@ -47,6 +53,9 @@ class Caretaker:
         self._deleter = deleter
         self._bootstrap = bootstrap
         self._addresses = addresses
+        self._quotas = quotas
+        self._counting: set[str] = set()  # namespaces whose quotas are about to be counted
+        self._signer = signer
         self._clock = clock
         self._terminating: dict[str, str] = {}
         self._work: asyncio.Queue[tuple[str, str]] = asyncio.Queue()
@@ -56,19 +65,36 @@ class Caretaker:
         for row in self._store.rows(crds.STORAGE):
             self._serve(row.decode())
         self._addresses.load(row.decode() for row in self._store.rows("services"))
+        for row in self._store.rows(certificates.STORAGE):
+            if certificates.awaits_signing(row.decode()):
+                self._work.put_nowait(("sign", row.key.name))
+        for row in self._store.rows(QUOTAS):
+            self._count(row.key)
         self._store.subscribe(self._notice)
 
     def _notice(self, change: Change) -> None:
         resource, namespace, name = change.row.key
         gone = change.type == "DELETED"
+        if gone:
+            self._quotas.forget(change.row.key)
+        self._count(change.row.key)
         if resource == crds.STORAGE:
             self._definition_changed(change)
+        elif resource == certificates.STORAGE and not gone:
+            if certificates.awaits_signing(change.row.decode()):
+                self._work.put_nowait(("sign", name))
         elif resource == "services" and gone:
             self._addresses.forget(change.row.uid)
         elif gone and (resource, name) in (("serviceaccounts", "default"), ("configmaps", ROOT_CA)):
             self._work.put_nowait(("furnish", namespace))
         elif gone and resource in self._terminating:
             self._work.put_nowait(("clear", self._terminating[resource]))
+
+    def _count(self, key: Key) -> None:
+        namespace = key.namespace
+        if namespace and namespace not in self._counting and self._quotas.concerned(key):
+            self._counting.add(namespace)
+            self._work.put_nowait(("count", namespace))
 
     def _definition_changed(self, change: Change) -> None:
         crd = change.row.decode()
@@ -99,10 +125,42 @@ class Caretaker:
                 try:
                     if what == "furnish":
                         await self._bootstrap.furnish(name)
+                    elif what == "count":
+                        await self._show_usage(name)
+                    elif what == "sign":
+                        await self._sign(name)
                     else:
                         await self._clear(name)
                 except UnderwayError as error:
                     log.warning("cannot %s %s: %s", what, name, error)
+
+    async def _sign(self, name: str) -> None:
+        """Answer an approved certificate signing request."""
+        key = Key(certificates.STORAGE, "", name)
+        row = self._store.latest(key)
+        if row is None or not certificates.awaits_signing(row.decode()):
+            return
+        served = self._catalog.of(CERTIFICATESIGNINGREQUESTS)
+        answered = await run_blocking(self._signer.answered, row.decode())
+        by = By(SYSTEM, "underway", "status", raw=True)
+        await self._writer.modify(served, key, answered, by)
+
+    async def _show_usage(self, namespace: str) -> None:
+        """Write into a namespace's quotas what is used of them."""
+        self._counting.discard(namespace)
+        served = self._catalog.of(RESOURCEQUOTAS)
+        for row in self._store.rows(QUOTAS, namespace):
+
+            def counted(quota: Object | None) -> Object:
+                if quota is None:
+                    raise LookupError(namespace)
+                quota["status"] = self._quotas.status(quota)
+                return quota
+
+            try:
+                await self._writer.modify(served, row.key, counted, By(SYSTEM, "", raw=True))
+            except NotFound:
+                continue  # deleted meanwhile
 
     async def _clear(self, definition: str) -> None:
         """Delete the objects of a definition, then let the definition go."""
@@ -135,6 +193,7 @@ class Caretaker:
         while True:
             await self._clock.sleep(_SWEEP_S)
             await self.drop_old_events()
+            await self.drop_old_requests()
 
     async def drop_old_events(self) -> None:
         """Remove the events nobody added to for an hour."""
@@ -147,6 +206,18 @@ class Caretaker:
                     await self._deleter.delete(served, row.key, DeleteOptions(), SYSTEM)
                 except UnderwayError as error:
                     log.warning("cannot drop the event %s: %s", row.key.name, error)
+
+    async def drop_old_requests(self) -> None:
+        """Remove the certificate signing requests that nobody waits for any more."""
+        served = self._catalog.of(CERTIFICATESIGNINGREQUESTS)
+        for row in self._store.rows(certificates.STORAGE):
+            request = row.decode()
+            created = parse_rfc3339(meta(request)["creationTimestamp"])
+            if certificates.expired(request, self._clock.now(), created):
+                try:
+                    await self._deleter.delete(served, row.key, DeleteOptions(), SYSTEM)
+                except UnderwayError as error:
+                    log.warning("cannot drop the request %s: %s", row.key.name, error)
 
 
 def _storage(crd: Object) -> str:

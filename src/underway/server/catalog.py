@@ -3,15 +3,23 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import msgspec
 
 from underway.api import schema as schemas
+from underway.api.cel.rules import RuleSet
 from underway.api.objects import Object
-from underway.api.resources import BUILTIN, EVENTS, EVENTS_CORE, Resource
+from underway.api.resources import (
+    BUILTIN,
+    EVENTS,
+    EVENTS_CORE,
+    HORIZONTALPODAUTOSCALERS,
+    HORIZONTALPODAUTOSCALERS_V1,
+    Resource,
+)
 from underway.api.schema import Schema
-from underway.server import conversion
+from underway.server import autoscaling, conversion
 
 Convert = Callable[[Object], Object]
 
@@ -20,13 +28,14 @@ Convert = Callable[[Object], Object]
 class Custom:
     """What a CustomResourceDefinition's version says of its resource.
 
-    ``columns`` are its additionalPrinterColumns; ``scale`` the scale subresource's paths or
-    None; ``status`` whether the status subresource is there.
+    ``rules`` are the schema's rules in CEL; ``columns`` its additionalPrinterColumns; ``scale``
+    the scale subresource's paths or None; ``status`` whether the status subresource is there.
     """
 
     definition: str
     schema: Schema
     openapi: Object
+    rules: RuleSet
     columns: tuple[Object, ...] = ()
     status: bool = False
     scale: Object | None = None
@@ -86,20 +95,22 @@ _GROUP_ORDER = (
     "coordination.k8s.io",
     "node.k8s.io",
     "discovery.k8s.io",
+    "flowcontrol.apiserver.k8s.io",
+    "resource.k8s.io",
+    "storagemigration.k8s.io",
 )
 
 
-# The server reaches nodes; to pods and Services it opens no connections of its own.
-_NOT_PROXIED = ("Pod", "Service")
-
-
-def _builtin(resource: Resource) -> Served:
-    if resource.kind in _NOT_PROXIED:
-        kept = tuple(name for name in resource.subresources if name != "proxy")
-        resource = replace(resource, subresources=kept)
+def builtin(resource: Resource) -> Served:
+    """How a built-in resource is served."""
     if resource == EVENTS:
         return Served(
             resource, EVENTS_CORE.group_resource, "v1", conversion.to_core, conversion.to_events_api
+        )
+    if resource == HORIZONTALPODAUTOSCALERS_V1:
+        stored = HORIZONTALPODAUTOSCALERS.api_version
+        return Served(
+            resource, resource.group_resource, stored, autoscaling.to_v2, autoscaling.to_v1
         )
     return Served(resource, resource.group_resource, resource.api_version)
 
@@ -113,7 +124,7 @@ class Catalog:
         self._by_kind: dict[tuple[str, str], Served] = {}
         self._of_definition: dict[str, list[Served]] = {}
         for resource in resources:
-            self._add(_builtin(resource))
+            self._add(builtin(resource))
 
     def __iter__(self) -> Iterator[Served]:
         return iter(self._by_path.values())

@@ -10,6 +10,7 @@ from collections.abc import Callable
 from dataclasses import replace
 
 from underway.api import schema as schemas
+from underway.api.cel.rules import RuleSet, problems_of_schema, ratcheted
 from underway.api.objects import Object, deleting, name_of, set_condition
 from underway.api.resources import Resource
 from underway.base.errors import Cause
@@ -173,7 +174,8 @@ def _version_problems(versions: list[Object]) -> list[Cause]:
             continue
         if openapi.get("type") != "object":
             found.append(Cause(f"{at}.type", "Required value: must be object at the root"))
-        found += _not_structural(openapi, at)
+        unstructural = _not_structural(openapi, at)
+        found += unstructural or problems_of_schema(schemas.from_openapi(openapi), at)
     return found
 
 
@@ -220,10 +222,12 @@ def served_versions(crd: Object) -> list[Served]:
 def _served(crd: Object, spec: Object, names: Object, version: Object, stored: str) -> Served:
     subresources = version.get("subresources") or {}
     openapi = (version.get("schema") or {}).get("openAPIV3Schema") or {}
+    schema = schemas.from_openapi(openapi)
     custom = Custom(
         definition=name_of(crd),
-        schema=schemas.from_openapi(openapi),
+        schema=schema,
         openapi=openapi,
+        rules=RuleSet(schema),
         columns=tuple(version.get("additionalPrinterColumns") or ()),
         status="status" in subresources,
         scale=subresources.get("scale"),
@@ -256,6 +260,21 @@ def _served(crd: Object, spec: Object, names: Object, version: Object, stored: s
         to_shown=_as_version(shown),
         custom=custom,
     )
+
+
+def problems(custom: Custom, new: Object, old: Object | None = None) -> list[Cause]:
+    """What breaks the schema and its rules in a custom resource.
+
+    With ``old``, the object before the update, what was wrong already and stays as it is passes.
+    Source: KEP-4008, CRD validation ratcheting.
+    """
+    found = schemas.validate(custom.schema, new)
+    if found and old is not None:
+        found = ratcheted(custom.schema, found, new, old)
+    # Rules expect values of the schema's types; what is merely out of range does not hinder them.
+    if any(each.reason == "FieldValueTypeInvalid" for each in found):
+        return found
+    return [*found, *custom.rules.check(new, old)]
 
 
 def _as_version(api_version: str) -> Callable[[Object], Object]:

@@ -6,7 +6,7 @@ Source: Kubernetes "Garbage Collection", "Finalizers", "Pod Lifecycle: terminati
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import timedelta
 from typing import Any
 
@@ -15,7 +15,7 @@ import msgspec
 from underway.api.objects import Object, deleting, meta, name_of, uid_of
 from underway.base.clock import Clock, parse_rfc3339, rfc3339
 from underway.base.errors import BadRequest
-from underway.server.admission import Admission
+from underway.server.admission import Admission, Write
 from underway.server.call import Call, conflict, not_found
 from underway.server.catalog import Served
 from underway.server.identity import User
@@ -29,13 +29,18 @@ _DEFAULT_GRACE_S = 30
 
 @dataclass(frozen=True, slots=True)
 class DeleteOptions:
-    """``meta/v1 DeleteOptions``; an empty ``propagation`` leaves the choice to the server."""
+    """``meta/v1 DeleteOptions``; an empty ``propagation`` leaves the choice to the server.
+
+    ``sent`` are the options as the client gave them, ``warnings`` takes what it is to be told.
+    """
 
     grace_s: int | None = None
     uid: str = ""
     resource_version: str = ""
     propagation: str = ""
     dry_run: bool = False
+    sent: Object = field(default_factory=dict)
+    warnings: list[str] = field(default_factory=list)
 
     @classmethod
     def of(cls, call: Call, body: Any) -> DeleteOptions:
@@ -66,6 +71,8 @@ class DeleteOptions:
             preconditions.get("resourceVersion") or "",
             propagation,
             call.dry_run or "All" in (options.get("dryRun") or ()),
+            {"apiVersion": "meta.k8s.io/v1", **options, "kind": "DeleteOptions"},
+            call.warnings,
         )
 
 
@@ -97,8 +104,8 @@ class Deleter:
         if row is None:
             raise not_found(served, key.name)
         self._check(served, row, options)
+        row = await self._admitted(served, row, options, user)
         obj = row.decode()
-        self._admission.delete(served, obj, user)
         already = deleting(obj)
         grace_s = self._grace(served, obj, options)
         _set_propagation(obj, options.propagation)
@@ -124,6 +131,25 @@ class Deleter:
             await self._store.settle(key)
             return Deleted(row.data, gone=False)
         return Deleted((await self._store.replace(key, obj, row)).data, gone=False)
+
+    async def _admitted(self, served: Served, row: Row, options: DeleteOptions, user: User) -> Row:
+        """The object's latest state once nobody objects to its deletion."""
+        write = Write(
+            served,
+            "DELETE",
+            user,
+            old=row.decode(),
+            dry_run=options.dry_run,
+            options=options.sent,
+            warnings=options.warnings,
+        )
+        await self._admission.validate(write)
+        latest = self._store.latest(row.key)
+        if latest is None:
+            raise not_found(served, row.key.name)
+        if latest != row:  # somebody wrote while webhooks were asked
+            self._check(served, latest, options)
+        return latest
 
     def _check(self, served: Served, row: Row, options: DeleteOptions) -> None:
         name = row.key.name

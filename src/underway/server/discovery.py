@@ -23,6 +23,7 @@ DISCOVERY_GROUP = "apidiscovery.k8s.io"
 
 # The kind a subresource speaks, where it is not the resource's own; and its verbs.
 _SUBRESOURCES: dict[str, tuple[str, str, str, tuple[str, ...]]] = {
+    "approval": ("", "", "", ("get", "patch", "update")),
     "attach": ("", "v1", "PodAttachOptions", ("create", "get")),
     "binding": ("", "v1", "Binding", ("create",)),
     "eviction": ("policy", "v1", "Eviction", ("create",)),
@@ -40,7 +41,7 @@ _CHANGE_VERBS = ("get", "patch", "update")
 def subresource_kind(resource: Resource, name: str) -> tuple[str, str, str, tuple[str, ...]]:
     """(group, version, kind, verbs) of a subresource."""
     if name == "proxy":
-        return "", "v1", "NodeProxyOptions", _PROXY_VERBS
+        return "", "v1", f"{resource.kind}ProxyOptions", _PROXY_VERBS
     group, version, kind, verbs = _SUBRESOURCES.get(name, ("", "", "", _CHANGE_VERBS))
     if not kind:
         return resource.group, resource.version, resource.kind, verbs

@@ -14,6 +14,7 @@ from urllib.parse import quote, urlencode
 from underway.api.objects import Object, annotations_of, name_of, namespace_of
 from underway.base.errors import BadRequest, InternalError, NotFound, ServiceUnavailable
 from underway.server.call import Call, not_found
+from underway.server.proxies import proxied_path
 from underway.server.store import Key, Store
 from underway.wire.http import Request, Response
 
@@ -62,7 +63,7 @@ class Nodes:
         if row is None:
             raise not_found(call.served, wanted.name)
         if wanted.resource == "nodes":
-            path = "/" + "/".join(quote(part) for part in wanted.rest)
+            path = proxied_path(call.request.path) or "/"
             return await self._send(row.decode(), call.request, path, call.request.query)
         pod = row.decode()
         query = call.request.param_lists()

@@ -5,28 +5,34 @@ Source: Kubernetes API concepts; apiserver ``pkg/endpoints/handlers``.
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import msgspec
 
 from underway.api import schema as schemas
 from underway.api.objects import Object, meta, name_of
+from underway.api.resources import PODS
 from underway.base.clock import Clock, rfc3339
 from underway.base.errors import AlreadyExists, BadRequest
-from underway.server import nodes, patching, subresources
+from underway.server import nodes, patching, proxies, subresources
 from underway.server.auth import Authenticator
 from underway.server.bootstrap import Bootstrap
 from underway.server.call import Call, no_such_path, no_such_verb, not_found
+from underway.server.catalog import builtin
+from underway.server.certificates import STORAGE as CERTIFICATE_REQUESTS
+from underway.server.certificates import Certificates
 from underway.server.deleting import DeleteOptions, Deleter, success
 from underway.server.negotiation import read_body, render
 from underway.server.reading import Reader, Selection
 from underway.server.reviews import Reviews
-from underway.server.store import Store
+from underway.server.store import Key, Store
 from underway.server.writing import By, Transform, Writer, Written
 from underway.wire.http import Response
 
 _GENERATE_ATTEMPTS = 8
 _PATCH_LIMIT_BYTES = 3 * 1024 * 1024
+_PODS = builtin(PODS)
 
 
 class Rest:
@@ -40,8 +46,10 @@ class Rest:
         deleter: Deleter,
         reviews: Reviews,
         nodes_access: nodes.Nodes,
+        proxied: proxies.Proxies,
         authenticator: Authenticator,
         bootstrap: Bootstrap,
+        certificates: Certificates,
         clock: Clock,
     ) -> None:
         self._store = store
@@ -50,8 +58,10 @@ class Rest:
         self._deleter = deleter
         self._reviews = reviews
         self._nodes = nodes_access
+        self._proxies = proxied
         self._authenticator = authenticator
         self._bootstrap = bootstrap
+        self._certificates = certificates
         self._clock = clock
 
     async def answer(self, call: Call) -> Response:
@@ -62,6 +72,8 @@ class Rest:
         """
         self._check_path(call)
         wanted = call.attributes
+        if wanted.subresource == "proxy" and wanted.resource in proxies.CONNECTS:
+            return await self._proxies.connect(call)
         if wanted.subresource in nodes.CONNECTS.get(wanted.resource, ()):
             return await self._nodes.connect(call)
         response = await self._subresource(call) if wanted.subresource else await self._main(call)
@@ -113,7 +125,8 @@ class Rest:
         if wanted.verb == "create":
             match wanted.resource, wanted.subresource:
                 case "pods", "binding":
-                    return await self._bind(call)
+                    body = await self._plain_body(call, "Binding")
+                    return await self._bind(call, body, call.key)
                 case "pods", "eviction":
                     return await self._evict(call)
                 case "serviceaccounts", "token":
@@ -135,9 +148,15 @@ class Rest:
         wanted, resource = call.attributes, call.served.resource
         obj = await self._object_in_body(call)
         if self._reviews.handles(resource.kind):
-            return render(self._reviews.answer(resource.kind, obj, call.user), call.accept, 201)
+            namespace = wanted.namespace
+            answered = self._reviews.answer(resource.kind, obj, call.user, namespace)
+            return render(answered, call.accept, 201)
+        if resource.kind == "Binding":
+            return await self._bind(call, obj, Key(_PODS.storage, wanted.namespace, name_of(obj)))
         if wanted.name:
             raise no_such_verb()
+        if call.served.storage == CERTIFICATE_REQUESTS:
+            self._certificates.prepare(obj, call.user)
         namespace = wanted.namespace if resource.namespaced else ""
         if resource.namespaced and not namespace:
             raise BadRequest("an empty namespace may not be set during creation")
@@ -173,11 +192,22 @@ class Rest:
 
     async def _modify(self, call: Call, transform: Transform, *, tracked: bool = False) -> Response:
         by = self._by(call, tracked=tracked)
+        if call.served.storage == CERTIFICATE_REQUESTS:
+            transform = self._certificates.guarded(call, transform)
         written = await self._writer.modify(call.served, call.key, transform, by)
         return self._show(call, written)
 
     def _by(self, call: Call, *, tracked: bool = False, raw: bool = False) -> By:
-        return By(call.user, call.manager, call.subresource, call.dry_run, tracked, raw)
+        return By(
+            call.user,
+            call.manager,
+            call.subresource,
+            call.dry_run,
+            tracked,
+            raw,
+            _options(call),
+            call.warnings,
+        )
 
     def _show(self, call: Call, written: Written) -> Response:
         data = self._reader.view(call).one(written.data)
@@ -279,15 +309,14 @@ class Rest:
                 transform = subresources.scaled(call, lambda _scale: config)
             else:
                 transform = subresources.scaled(call, patching.change(call, media, data))
-        by = By(call.user, call.manager, "", call.dry_run)
+        by = replace(self._by(call), subresource="")
         written = await self._writer.modify(call.served, call.key, transform, by)
         return render(subresources.scale_of(call, msgspec.json.decode(written.data)), call.accept)
 
-    async def _bind(self, call: Call) -> Response:
-        body = await self._plain_body(call, "Binding")
+    async def _bind(self, call: Call, body: Object, pod: Key) -> Response:
         transform = subresources.bound(body, rfc3339(self._clock.now()))
-        by = self._by(call, raw=True)
-        await self._writer.modify(call.served, call.key, transform, by)
+        by = replace(self._by(call, raw=True), subresource="binding")
+        await self._writer.modify(_PODS, pod, transform, by)
         return render(_success_status(), call.accept, 201)
 
     async def _evict(self, call: Call) -> Response:
@@ -318,7 +347,22 @@ class Rest:
 
 
 def _put(body: Object) -> Transform:
-    return lambda _present: body
+    data = msgspec.json.encode(body)
+    return lambda _present: msgspec.json.decode(data)
+
+
+def _options(call: Call) -> Object:
+    """The CreateOptions, UpdateOptions or PatchOptions of a request."""
+    options: Object = {
+        "apiVersion": "meta.k8s.io/v1",
+        "kind": f"{call.attributes.verb.capitalize()}Options",
+    }
+    if call.dry_run:
+        options["dryRun"] = ["All"]
+    for name in ("fieldManager", "fieldValidation"):
+        if call.params.get(name):
+            options[name] = call.params[name]
+    return options
 
 
 def _success_status() -> Object:

@@ -23,6 +23,7 @@ class Reviews:
         self._answers = {
             "SelfSubjectAccessReview": self._self_access,
             "SubjectAccessReview": self._access,
+            "LocalSubjectAccessReview": self._access,
             "SelfSubjectRulesReview": self._rules,
             "SelfSubjectReview": self._self,
             "TokenReview": self._token,
@@ -32,13 +33,19 @@ class Reviews:
         """Whether objects of a kind are reviews."""
         return kind in self._answers
 
-    def answer(self, kind: str, review: Object, user: User) -> Object:
-        """The review with its status.
+    def answer(self, kind: str, review: Object, user: User, namespace: str = "") -> Object:
+        """The review with its status; ``namespace`` is the one the review is asked in.
 
         Raises:
-            BadRequest: it asks nothing.
+            BadRequest: it asks nothing, or a local one asks about another namespace.
         """
         spec = review.get("spec") or {}
+        if kind == "LocalSubjectAccessReview":
+            asked = (spec.get("resourceAttributes") or {}).get("namespace") or ""
+            if asked != namespace:
+                raise BadRequest(
+                    f"spec.resourceAttributes.namespace must match namespace: {namespace}"
+                )
         answered = {**review, "spec": spec, "status": self._answers[kind](spec, user)}
         answered.setdefault("metadata", {})["creationTimestamp"] = rfc3339(self._clock.now())
         return answered

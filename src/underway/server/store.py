@@ -274,6 +274,17 @@ class Store:
             return None if write.deletes else write.row
         return self.get(key)
 
+    def latest_rows(self, resource: str, namespace: str) -> list[Row]:
+        """The objects of a namespace as the next write will find them, in no order."""
+        found = {row.key: row for row in self._table(resource).rows(namespace)}
+        for key, write in self._pending.items():
+            if key.resource == resource and key.namespace == namespace:
+                if write.deletes:
+                    found.pop(key, None)
+                else:
+                    found[key] = write.row
+        return list(found.values())
+
     async def settle(self, key: Key) -> None:
         """Wait until no write of this object is under way."""
         while (write := self._pending.get(key)) is not None:

@@ -1,7 +1,8 @@
 """create, update and patch: the way of an object from a request into the store.
 
-Nothing between reading the latest state and handing the new one to the store awaits, so two
-writes of one object never interleave, and a patch without a resourceVersion cannot conflict.
+Nothing between reading the latest state and handing the new one to the store awaits but admission
+webhooks, so two writes of one object never interleave, and a patch without a resourceVersion cannot
+conflict. Where a webhook was asked and the object changed meanwhile, the write is made anew.
 
 Source: Kubernetes API concepts; k8s.io/apiserver ``pkg/registry/generic/registry/store.go``.
 """
@@ -9,7 +10,7 @@ Source: Kubernetes API concepts; k8s.io/apiserver ``pkg/registry/generic/registr
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import msgspec
@@ -23,11 +24,13 @@ from underway.base.clock import Clock, rfc3339
 from underway.base.errors import BadRequest, Cause, Invalid
 from underway.base.ids import generate_name, new_uid
 from underway.server import crds
-from underway.server.admission import Admission
+from underway.server.admission import Admission, Write
 from underway.server.call import already_exists, conflict, not_found
 from underway.server.catalog import Served
 from underway.server.identity import User
 from underway.server.store import Key, Row, Store
+
+_ATTEMPTS = 16  # of a write that waits for webhooks while others change the object
 
 # Kinds that a PUT creates when they are missing.
 # Source: ``AllowCreateOnUpdate`` of the strategies in kubernetes ``pkg/registry``.
@@ -51,7 +54,8 @@ class By:
     """In whose name and how an object is written.
 
     ``tracked`` says that managedFields are up to date already; ``raw`` that the change is the
-    server's own and not subject to what a client may touch.
+    server's own and not subject to what a client may touch. ``options`` are the request's, for webhooks;
+    ``warnings`` takes what the client is to be told.
     """
 
     user: User
@@ -60,6 +64,24 @@ class By:
     dry_run: bool = False
     tracked: bool = False
     raw: bool = False
+    options: Object = field(default_factory=dict)
+    warnings: list[str] = field(default_factory=list)
+
+    def write(
+        self, served: Served, operation: str, new: Object, old: Object | None = None
+    ) -> Write:
+        """The write as admission sees it."""
+        return Write(
+            served,
+            operation,
+            self.user,
+            new,
+            old,
+            self.subresource,
+            self.dry_run,
+            self.options,
+            self.warnings,
+        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,7 +93,7 @@ class Written:
 
 
 Transform = Callable[[Object | None], Object]
-"""From the present object as shown (None: there is none) to the wanted one."""
+"""From the present object as shown (None: there is none) to the wanted one, each time anew."""
 
 
 class Writer:
@@ -102,11 +124,15 @@ class Writer:
         key = Key(served.storage, namespace if served.resource.namespaced else "", name_of(new))
         complete(served, new)
         self._track(served, None, new, by)
-        release = self._admission.create(served, new, by.user)
+        write = by.write(served, "CREATE", new)
+        await self._admission.mutate(write, lambda changed: complete(served, changed))
+        release = self._admission.allocate(write)
         try:
             strategy.prepare_create(served.resource, new)
-            self._admission.finish_create(served, new)
+            self._admission.finish(write)
             _raise_invalid(served, new, self._problems_of_new(served, new))
+            await self._admission.validate(write)
+            self._admission.settle(write)
             if self._store.latest(key) is not None:
                 raise already_exists(served, key.name)
             if by.dry_run:
@@ -127,10 +153,20 @@ class Writer:
             Invalid: it breaks the rules of its kind.
             Forbidden: admission refuses it.
         """
-        row = self._store.latest(key)
-        if row is None:
-            return await self._create_missing(served, key, transform, by)
-        old = row.decode()
+        for _ in range(_ATTEMPTS):
+            row = self._store.latest(key)
+            if row is None:
+                return await self._create_missing(served, key, transform, by)
+            written = await self._modify(served, row, transform, by)
+            if written is not None:
+                return written
+        raise conflict(served, key.name)
+
+    async def _modify(
+        self, served: Served, row: Row, transform: Transform, by: By
+    ) -> Written | None:
+        """One attempt; None if the object changed while webhooks were asked."""
+        key, old = row.key, row.decode()
         wanted = transform(served.to_shown(row.decode()) if served.to_shown else row.decode())
         new = served.to_stored(wanted) if served.to_stored else wanted
         self._check_identity(served, key, row, new)
@@ -139,11 +175,22 @@ class Writer:
             strategy.prepare_update(served.resource, new, old, by.subresource)
         self._clean_deletion(new, old)
         self._track(served, old, new, by)
-        release = self._admission.update(served, new, old, by.user, by.subresource)
+        write = by.write(served, "UPDATE", new, old)
+        if not by.raw and await self._admission.mutate(
+            write, lambda changed: complete(served, changed)
+        ):
+            strategy.prepare_update(served.resource, new, old, by.subresource)
+        release = self._admission.allocate(write)
         try:
+            self._admission.finish(write)
             if not by.raw:
                 problems = self._problems_of_changed(served, new, old, by.subresource)
                 _raise_invalid(served, new, problems)
+                await self._admission.validate(write)
+                if self._store.latest(key) != row:
+                    release()
+                    return None
+                self._admission.settle(write)
             if _same(new, old):
                 release()
                 await self._store.settle(key)
@@ -218,7 +265,7 @@ class Writer:
         self, served: Served, new: Object, old: Object, subresource: str
     ) -> list[Cause]:
         problems = kinds.validate_update(served.resource, new, old, subresource)
-        return [*problems, *_own_rules(served, new)]
+        return [*problems, *_own_rules(served, new, old)]
 
     def _track(self, served: Served, old: Object | None, new: Object, by: By) -> None:
         if by.tracked or (by.raw and not by.manager):
@@ -235,9 +282,9 @@ class Writer:
         )
 
 
-def _own_rules(served: Served, obj: Object) -> list[Cause]:
+def _own_rules(served: Served, obj: Object, old: Object | None = None) -> list[Cause]:
     """The rules of a custom resource's schema."""
-    return schemas.validate(served.schema, obj) if served.custom is not None else []
+    return crds.problems(served.custom, obj, old) if served.custom is not None else []
 
 
 def unowned(served: Served, subresource: str) -> tuple[tuple[str, ...], ...]:

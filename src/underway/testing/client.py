@@ -19,6 +19,7 @@ T = TypeVar("T")
 
 Which = str | Resource
 """A kind (``Deployment``), a name kubectl takes (``deploy``, ``widgets.example.com``)."""
+Objects = list[Object]
 Manifest = Object | str | Path
 """An object, YAML text of one or several, or a file of such."""
 Condition = str | Callable[[Object], Any]
@@ -48,18 +49,18 @@ class ClusterClient:
         resource = self.resource(which)
         return self._call(self._client.get(resource, name, _space(resource, namespace)))
 
-    def list(self, which: Which, namespace: str | None = None, *, labels: str = "") -> list[Object]:
+    def list(self, which: Which, namespace: str | None = None, *, labels: str = "") -> Objects:
         """Objects of a namespace, or of all."""
         found = self._call(self._client.list(self.resource(which), namespace, labels=labels))
         return found.items
 
-    def create(self, manifest: Manifest) -> list[Object]:
+    def create(self, manifest: Manifest) -> Objects:
         """Create every object of a manifest."""
         return [
             self._call(self._client.create(resource, obj)) for resource, obj in self._read(manifest)
         ]
 
-    def apply(self, manifest: Manifest) -> list[Object]:
+    def apply(self, manifest: Manifest) -> Objects:
         """Apply every object of a manifest, server-side."""
         return [
             self._call(self._client.apply(resource, obj, field_manager="test"))

@@ -84,8 +84,8 @@ class Cluster:
     def __enter__(self) -> Self:
         self._root = Path(tempfile.mkdtemp(prefix="underway-test-"))
         self.home = Home(self._root / "home")
-        self._thread.start()
         try:
+            self._thread.start()
             self._started.result(_START_S)
         except BaseException:
             shutil.rmtree(self._root, ignore_errors=True)

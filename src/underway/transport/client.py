@@ -47,6 +47,7 @@ class HttpTransport:
         tls: how to verify the server and what to show it; None for ``http``.
         token: sent as a bearer token.
         headers: sent with every request.
+        server_name: whom the server's certificate must name; its host in ``base_url`` if empty.
 
     Calls raise ServiceUnavailable when the server cannot be reached or breaks off, RequestTimeout
     when it does not answer, BadRequest when it does not speak HTTP.
@@ -59,11 +60,13 @@ class HttpTransport:
         tls: ssl.SSLContext | None = None,
         token: str = "",
         headers: Mapping[str, str] | None = None,
+        server_name: str = "",
     ) -> None:
         own = dict(headers or {})
         if token:
             own["authorization"] = f"Bearer {token}"
         self._base_url = base_url.rstrip("/")
+        self._extensions = {"sni_hostname": server_name} if server_name else {}
         self._client = httpx.AsyncClient(
             base_url=self._base_url,
             headers=own,
@@ -90,6 +93,7 @@ class HttpTransport:
                 headers={k: v for k, v in request.headers.items() if k not in _HOP_BY_HOP},
                 content=request.body or None,
                 timeout=_SILENCE_ALLOWED if endless else _TIMEOUT,
+                extensions=self._extensions,
             )
             answer = await self._client.send(outgoing, stream=True)
         except (httpx.HTTPError, httpx.InvalidURL, OSError) as error:

@@ -6,14 +6,12 @@ Source: opencontainers/distribution-spec 1.1 (pull, push, mount).
 from __future__ import annotations
 
 import base64
-import ssl
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Self
+from typing import TYPE_CHECKING, Any, Self
 
-import httpx
 import msgspec
 
 from underway.base.errors import (
@@ -28,6 +26,11 @@ from underway.base.errors import (
 )
 from underway.base.home import Home, Settings
 from underway.wire import oci
+
+if TYPE_CHECKING:  # slow to import: a command that talks to no registry does without it
+    import ssl
+
+    import httpx
 
 _CHUNK = 1024 * 1024
 # A missing stand-in image is assembled while the registry's client waits.
@@ -59,19 +62,31 @@ class Manifest:
 
 
 class RegistryClient:
-    """One registry, as one user.
+    """One registry, as one user; ``verify_tls`` False takes any certificate.
 
     Raises, from every call: NotFound, Unauthorized, Forbidden, BadRequest as the registry says;
     ServiceUnavailable where it cannot be reached.
     """
 
     def __init__(
-        self, url: str, *, ca_file: Path | None = None, username: str = "", password: str = ""
+        self,
+        url: str,
+        *,
+        ca_file: Path | None = None,
+        username: str = "",
+        password: str = "",
+        verify_tls: bool = True,
     ) -> None:
-        verify: ssl.SSLContext | bool = True
-        if ca_file:
+        import httpx
+
+        from underway.transport.registry_auth import RegistryAuth
+
+        verify: ssl.SSLContext | bool = verify_tls
+        if ca_file and verify_tls:
+            import ssl
+
             verify = ssl.create_default_context(cafile=str(ca_file))
-        auth = httpx.BasicAuth(username, password) if username else None
+        auth = RegistryAuth(username, password)
         self._url = url.rstrip("/")
         self._http = httpx.Client(
             base_url=self._url, verify=verify, auth=auth, timeout=_TIMEOUT_S, trust_env=False
@@ -123,6 +138,8 @@ class RegistryClient:
 
     def blob(self, repository: str, digest: str) -> Iterator[bytes]:
         """A blob's bytes in pieces. The caller verifies what it makes of them."""
+        import httpx
+
         try:
             with self._http.stream("GET", f"/v2/{repository}/blobs/{digest}") as response:
                 if response.status_code >= 300:
@@ -140,6 +157,18 @@ class RegistryClient:
         """Whether the repository holds the manifest."""
         return self._exists(f"/v2/{repository}/manifests/{reference}")
 
+    def digest(self, repository: str, reference: str) -> str:
+        """The digest that a tag names, as the registry says; empty where there is no such tag."""
+        try:
+            response = self._call(
+                "HEAD",
+                f"/v2/{repository}/manifests/{reference}",
+                headers={"accept": ", ".join(oci.MANIFEST_TYPES)},
+            )
+        except NotFound:
+            return ""
+        return str(response.headers.get("docker-content-digest", ""))
+
     def mount_blob(self, repository: str, digest: str, source: str) -> bool:
         """Take a blob over from another repository; False when it must be uploaded instead."""
         response = self._call(
@@ -156,6 +185,8 @@ class RegistryClient:
         self, repository: str, digest: str, content: bytes | Path | Iterable[bytes], size: int
     ) -> None:
         """Upload a blob of ``size`` bytes unless the repository has it."""
+        import httpx
+
         if self.blob_exists(repository, digest):
             return
         started = self._call("POST", f"/v2/{repository}/blobs/uploads/")
@@ -182,6 +213,8 @@ class RegistryClient:
         return True
 
     def _call(self, method: str, path: str, **options: Any) -> httpx.Response:
+        import httpx
+
         try:
             response = self._http.request(method, path, **options)
         except httpx.HTTPError as error:

@@ -354,6 +354,7 @@ def _copy(a: _Arguments) -> Copy:
     parents = False if add else bool(a.switch("parents"))
     checksum = a.flag("checksum") if add else ""
     unpack = a.switch("unpack") if add else None
+    keep_git = bool(a.switch("keep-git-dir")) if add else False
     words = a.list()
     if len(words) < 2:
         raise a.error(f"{a.keyword} needs at least a source and a destination")
@@ -376,6 +377,7 @@ def _copy(a: _Arguments) -> Copy:
         checksum=checksum,
         unpack=unpack,
         parents=parents,
+        keep_git=keep_git,
     )
 
 

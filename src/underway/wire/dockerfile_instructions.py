@@ -108,6 +108,7 @@ class Copy(Instruction):
     checksum: str = ""
     unpack: bool | None = None
     parents: bool = False
+    keep_git: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -29,6 +29,8 @@ DOCKER_LAYER_GZIP = "application/vnd.docker.image.rootfs.diff.tar.gzip"
 
 MANIFEST_TYPES = (MANIFEST, INDEX, DOCKER_MANIFEST, DOCKER_LIST)
 
+DIGEST_ALGORITHMS = ("sha256", "sha512")
+
 DEFAULT_REGISTRY = "docker.io"
 MANIFEST_LIMIT = 4 * 1024 * 1024  # bytes; the distribution specification's recommended bound
 
@@ -55,9 +57,9 @@ def is_digest(text: str) -> bool:
     return _DIGEST.fullmatch(text) is not None
 
 
-def digest_of(data: bytes) -> str:
-    """The sha256 digest of bytes."""
-    return f"sha256:{hashlib.sha256(data).hexdigest()}"
+def digest_of(data: bytes, algorithm: str = "sha256") -> str:
+    """The digest of bytes by ``algorithm``, sha256 or sha512."""
+    return f"{algorithm}:{hashlib.new(algorithm, data).hexdigest()}"
 
 
 @dataclass(frozen=True, slots=True)

@@ -43,9 +43,9 @@ class OnePort(NoPorts):
 class Direct:
     """Calls the registry's handler, each time in an event loop of its own."""
 
-    def __init__(self, home, ports=None):
+    def __init__(self, home, ports=None, clock=None):
         self.home = home
-        self.handler = routes.app(home, ports or NoPorts())
+        self.handler = routes.app(home, ports or NoPorts(), clock)
         settings = home.load_settings()
         host = f"{settings.bind_address}:{settings.registry_port}"
         self.login = credentials(home.registry_auth, host)

@@ -2,8 +2,12 @@
 
 import json
 import os
+import random
 import threading
+from concurrent.futures import ThreadPoolExecutor
 from datetime import timedelta
+from functools import partial
+from itertools import repeat
 
 import pytest
 from click.testing import CliRunner
@@ -17,6 +21,7 @@ from underway.capabilities.registry.backend.storage import Storage
 from underway.wire import oci
 
 NOW = SystemClock().now()
+STEPS = 125  # of each of eight clients
 LATER = timedelta(seconds=garbage.GRACE_S + 60)
 
 
@@ -181,3 +186,56 @@ def test_the_command_says_where_there_is_no_registry(tmp_path):
     with environment(UNDERWAY_HOME=str(tmp_path)):
         assert isinstance(CliRunner().invoke(cli.registry, ["gc"]).exception, NotFound)
     assert list(tmp_path.iterdir()) == []
+
+
+def race(direct, number, steps, acknowledged):
+    """One client's pushes, mounts and deletes under tags of its own; repeats what is refused."""
+    chance = random.Random(number)
+    for step in range(steps):
+        repository = f"race/app{chance.randrange(4)}"
+        path = f"/v2/{repository}/manifests/c{number}-{chance.randrange(6)}"
+        if chance.random() < 0.3:
+            if direct.call("DELETE", path).status == 202:
+                acknowledged.pop(path)
+            continue
+        shared = f"shared {chance.randrange(5)}".encode()
+        status = 404
+        while status == 404:
+            mount = f"mount={oci.digest_of(shared)}&from=race/app{chance.randrange(4)}"
+            direct.call("POST", f"/v2/{repository}/blobs/uploads/?{mount}")
+            parts = [direct.push_blob(repository, f"{number}/{step}".encode())]
+            parts.append({"digest": oci.digest_of(shared), "size": len(shared)})
+            if direct.call("HEAD", f"/v2/{repository}/blobs/{parts[1]['digest']}").status == 404:
+                direct.push_blob(repository, shared)
+            config = direct.push_blob(repository, b"{}")
+            data = json.dumps(image(config, parts)).encode()
+            status = direct.call("PUT", path, data, content_type=oci.MANIFEST).status
+        assert status == 201
+        acknowledged[path] = data
+
+
+def test_concurrent_pushes_mounts_and_deletes_beside_collection_lose_nothing(direct):
+    stop, freed = threading.Event(), []
+    acknowledged = [{} for _ in range(8)]
+
+    def keep_collecting():
+        storage = Storage(direct.home.registry)
+        while not stop.is_set():
+            freed.append(garbage.collect(storage, SystemClock().now(), grace_s=0))
+
+    with ThreadPoolExecutor(9) as pool:
+        collecting = pool.submit(keep_collecting)
+        try:
+            list(pool.map(partial(race, direct), range(8), repeat(STEPS), acknowledged))
+        finally:
+            stop.set()
+        collecting.result()
+    assert sum(each.links for each in freed) > 0
+    kept = {path: data for each in acknowledged for path, data in each.items()}
+    assert kept
+    for path, data in kept.items():
+        assert direct.call("GET", path).body == data
+        manifest = json.loads(data)
+        for part in [manifest["config"], *manifest["layers"]]:
+            blob = f"{path.partition('/manifests/')[0]}/blobs/{part['digest']}"
+            assert oci.digest_of(direct.call("GET", blob).body) == part["digest"]

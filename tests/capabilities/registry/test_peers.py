@@ -12,7 +12,9 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 from tests.capabilities.registry.conftest import image
 
+from underway.base.clock import SystemClock
 from underway.base.errors import NotFound, Unauthorized
+from underway.capabilities.registry.backend.projects import Projects
 from underway.transport.registry import RegistryClient
 from underway.wire import oci
 
@@ -149,6 +151,37 @@ def test_skopeo_without_or_with_wrong_credentials_is_turned_away(served, tmp_pat
         )
         assert done.returncode != 0
         assert "unauthorized" in done.stderr.lower() or "authentication" in done.stderr.lower()
+
+
+@pytest.mark.peer
+@needs_skopeo
+def test_skopeo_as_a_robot_is_kept_to_its_project(served, tmp_path):
+    layout(tmp_path / "image", b"robot" * 1000)
+    projects = Projects(served.home.registry)
+    projects.create("robots")
+    now = SystemClock().now()
+    creds = {}
+    for name, permission in (("reader", "pull"), ("writer", "push")):
+        _, secret = projects.add_robot("robots", name, [permission], now)
+        creds[name] = f"robot$robots+{name}:{secret}"
+    image_file, certs = f"oci:{tmp_path}/image:latest", ["--dest-cert-dir", str(served.certs)]
+
+    def push(who, repository):
+        to = f"docker://{served.host}/{repository}:v1"
+        return run(
+            "skopeo", "copy", *certs, "--dest-creds", creds[who], image_file, to, check=False
+        )
+
+    assert push("writer", "robots/app").returncode == 0
+    assert push("reader", "robots/app").returncode != 0
+    assert push("writer", "elsewhere/app").returncode != 0
+    for who in creds:
+        where = ["--cert-dir", str(served.certs), "--creds", creds[who]]
+        run("skopeo", "inspect", *where, f"docker://{served.host}/robots/app:v1")
+    projects.remove_robot("robots", "reader")
+    gone = ["--cert-dir", str(served.certs), "--creds", creds["reader"]]
+    done = run("skopeo", "inspect", *gone, f"docker://{served.host}/robots/app:v1", check=False)
+    assert done.returncode != 0
 
 
 @pytest.mark.peer

@@ -2,12 +2,13 @@
 
 import asyncio
 
-from tests.cluster import cluster
+from tests.cluster import api_server, cluster
 
 from underway.api.objects import Object, find_condition
-from underway.api.resources import EVENTS_CORE, NODES, PODS
+from underway.api.resources import EVENTS_CORE, NODES, PODS, PRIORITYCLASSES
+from underway.base.home import Home
 from underway.capabilities.scheduler import controller as scheduler
-from underway.reconcile.testenv import Environment
+from underway.reconcile.testenv import Environment, running
 
 NS = "default"
 
@@ -58,7 +59,8 @@ def test_pods_are_bound_and_those_without_room_wait_until_there_is_some(tmp_path
             assert await env.until(PODS, bound("first"), NS) == "n1"
             await env.client.create(PODS, pod("second", "1500m"))
             assert await env.until(PODS, refusal("second"), NS) == (
-                "0/1 nodes are available: 1 Insufficient cpu."
+                "0/1 nodes are available: 1 Insufficient cpu. preemption: 0/1 nodes are available:"
+                " 1 No preemption victims found for incoming pod."
             )
             told = await env.until(
                 EVENTS_CORE,
@@ -115,5 +117,145 @@ def test_pods_of_another_scheduler_are_left_alone(tmp_path):
             await env.until(PODS, bound("ours"), NS)
             other = await env.client.get(PODS, "other", NS)
             assert not other["spec"].get("nodeName")
+
+    asyncio.run(main())
+
+
+async def add_class(env: Environment, name: str, value: int) -> None:
+    made = {
+        "apiVersion": "scheduling.k8s.io/v1",
+        "kind": "PriorityClass",
+        "metadata": {"name": name},
+        "value": value,
+    }
+    await env.client.create(PRIORITYCLASSES, made)
+
+
+def test_an_important_pod_takes_the_place_of_a_lesser_one(tmp_path):
+    async def main():
+        async with cluster(tmp_path, scheduler.add) as env:
+            await add_class(env, "high", 1000)
+            await add_node(env, "n1", "2")
+            for name in ("low1", "low2"):
+                await env.client.create(PODS, pod(name))
+                await env.until(PODS, bound(name), NS)
+            await env.client.create(PODS, pod("high", priorityClassName="high"))
+            nominated = await env.until(
+                PODS,
+                lambda all_: (
+                    (each := all_[f"{NS}/high"])
+                    and (each.get("status") or {}).get("nominatedNodeName")
+                    and each
+                ),
+                NS,
+            )
+            assert nominated["status"]["nominatedNodeName"] == "n1"
+            leaving = await env.until(
+                PODS,
+                lambda all_: [e for e in all_.values() if e["metadata"].get("deletionTimestamp")],
+                NS,
+            )
+            assert len(leaving) == 1
+            condition = find_condition(leaving[0]["status"]["conditions"], "DisruptionTarget")
+            assert condition["reason"] == "PreemptionByScheduler"
+            # A lesser pod does not slip into the room that is being made.
+            await env.client.create(PODS, pod("late", "500m"))
+            await env.until(PODS, refusal("late"), NS)
+            await env.client.delete(PODS, leaving[0]["metadata"]["name"], NS, grace_period_s=0)
+            assert await env.until(PODS, bound("high"), NS) == "n1"
+            assert not (await env.client.get(PODS, "late", NS))["spec"].get("nodeName")
+
+    asyncio.run(main())
+
+
+def test_of_waiting_pods_the_most_important_gets_the_room(tmp_path):
+    async def main():
+        async with cluster(tmp_path, scheduler.add) as env:
+            await add_class(env, "high", 1000)
+            for name, more in (("low", {}), ("high", {"priorityClassName": "high"})):
+                await env.client.create(PODS, pod(name, **more))
+                await env.until(PODS, refusal(name), NS)
+            await add_node(env, "n1", "1")
+            assert await env.until(PODS, bound("high"), NS) == "n1"
+            assert not (await env.client.get(PODS, "low", NS))["spec"].get("nodeName")
+
+    asyncio.run(main())
+
+
+def test_a_gated_pod_says_so_and_waits_while_others_pass(tmp_path):
+    async def main():
+        async with cluster(tmp_path, scheduler.add) as env:
+            await add_node(env, "n1", "2")
+            gates = [{"name": "example.com/quota"}]
+            await env.client.create(PODS, pod("gated", schedulingGates=gates))
+            await env.until(
+                PODS,
+                lambda all_: (
+                    (
+                        find_condition(
+                            (all_[f"{NS}/gated"].get("status") or {}).get("conditions"),
+                            "PodScheduled",
+                        )
+                        or {}
+                    ).get("reason")
+                    == "SchedulingGated"
+                ),
+                NS,
+            )
+            await env.client.create(PODS, pod("after"))
+            await env.until(PODS, bound("after"), NS)
+            gated = await env.client.get(PODS, "gated", NS)
+            assert not gated["spec"].get("nodeName")
+
+    asyncio.run(main())
+
+
+def test_replicas_that_keep_apart_wait_for_another_node(tmp_path):
+    async def main():
+        async with cluster(tmp_path, scheduler.add) as env:
+            await add_node(env, "n1", "4", **{"kubernetes.io/hostname": "n1"})
+            term = {
+                "labelSelector": {"matchLabels": {"app": "db"}},
+                "topologyKey": "kubernetes.io/hostname",
+            }
+            required = "requiredDuringSchedulingIgnoredDuringExecution"
+            affinity = {"podAntiAffinity": {required: [term]}}
+            for name in ("db1", "db2"):
+                made = pod(name, affinity=affinity)
+                made["metadata"]["labels"] = {"app": "db"}
+                await env.client.create(PODS, made)
+            await env.until(
+                PODS, lambda all_: sum(bool(refusal(f"db{n}")(all_)) for n in (1, 2)) == 1, NS
+            )
+            await add_node(env, "n2", "4", **{"kubernetes.io/hostname": "n2"})
+            nodes = await env.until(
+                PODS,
+                lambda all_: (
+                    len(names := {each["spec"].get("nodeName") for each in all_.values()} - {None})
+                    == 2
+                    and names
+                ),
+                NS,
+            )
+            assert nodes == {"n1", "n2"}
+
+    asyncio.run(main())
+
+
+def test_a_restarted_scheduler_goes_on_where_the_last_one_stopped(tmp_path):
+    async def main():
+        async with api_server(tmp_path) as server:
+            handler = server.as_user("admin", ["system:masters"])
+            first = Environment(handler)
+            scheduler.add(first.manager, Home(tmp_path))
+            async with running(first):
+                await add_node(first, "n1", "2")
+                await first.client.create(PODS, pod("one", "1500m"))
+                await first.until(PODS, bound("one"), NS)
+            await first.client.create(PODS, pod("two"))
+            second = Environment(handler)
+            scheduler.add(second.manager, Home(tmp_path))
+            async with running(second):
+                assert "Insufficient cpu" in await second.until(PODS, refusal("two"), NS)
 
     asyncio.run(main())

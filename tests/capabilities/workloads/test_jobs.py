@@ -157,3 +157,71 @@ def test_a_cronjob_starts_a_job_each_time_it_comes_up(tmp_path):
             assert found[0]["name"].startswith("tick-")
 
     asyncio.run(main())
+
+
+def index_of(made: Object) -> int:
+    return int(made["metadata"]["labels"]["batch.kubernetes.io/job-completion-index"])
+
+
+def test_a_pod_failure_policy_ends_the_job_at_the_first_hopeless_failure(tmp_path):
+    async def main():
+        async with cluster(tmp_path, job.add, kubelet(lambda _pod: "Failed")) as env:
+            rule = {"action": "FailJob", "onExitCodes": {"operator": "In", "values": [1]}}
+            await env.client.create(JOBS, make_job(podFailurePolicy={"rules": [rule]}))
+            kind, found = await ended(env)
+            condition = find_condition(found["status"]["conditions"], "Failed")
+            assert (kind, condition["reason"]) == ("Failed", "PodFailurePolicy")
+            assert "failed with exit code 1 matching FailJob rule" in condition["message"]
+            assert found["status"]["failed"] == 1
+
+    asyncio.run(main())
+
+
+def test_an_index_that_fails_for_good_does_not_stop_the_others(tmp_path):
+    def outcome(made: Object) -> str:
+        return "Failed" if index_of(made) == 1 else "Succeeded"
+
+    async def main():
+        async with cluster(tmp_path, job.add, kubelet(outcome)) as env:
+            await env.client.create(
+                JOBS,
+                make_job(
+                    completions=3,
+                    parallelism=1,
+                    completionMode="Indexed",
+                    backoffLimitPerIndex=0,
+                ),
+            )
+            kind, found = await ended(env)
+            condition = find_condition(found["status"]["conditions"], "Failed")
+            assert (kind, condition["reason"]) == ("Failed", "FailedIndexes")
+            status = found["status"]
+            assert (status["completedIndexes"], status["failedIndexes"]) == ("0,2", "1")
+            assert (status["succeeded"], status["failed"]) == (2, 1)
+
+    asyncio.run(main())
+
+
+def test_a_success_policy_ends_the_job_and_the_pods_that_still_run(tmp_path):
+    def outcome(made: Object) -> str:
+        return "Succeeded" if index_of(made) == 0 else "Running"
+
+    async def main():
+        async with cluster(tmp_path, job.add, kubelet(outcome)) as env:
+            await env.client.create(
+                JOBS,
+                make_job(
+                    completions=3,
+                    parallelism=3,
+                    completionMode="Indexed",
+                    successPolicy={"rules": [{"succeededIndexes": "0"}]},
+                ),
+            )
+            kind, found = await ended(env)
+            condition = find_condition(found["status"]["conditions"], "SuccessCriteriaMet")
+            assert (kind, condition["reason"]) == ("Complete", "SuccessPolicy")
+            assert found["status"]["succeeded"] == 1
+            left = (await env.client.list(PODS, NS)).items
+            assert [index_of(each) for each in left] == [0]
+
+    asyncio.run(main())

@@ -8,7 +8,9 @@ from __future__ import annotations
 import base64
 from collections.abc import Callable
 
+from underway.api.defaults.infrastructure import INFRASTRUCTURE
 from underway.api.defaults.pods import claim_spec_defaults, pod_defaults, template_defaults
+from underway.api.defaults.registration import webhook_defaults
 from underway.api.defaults.setting import (
     canonical_quantities,
     canonical_quantity,
@@ -310,6 +312,9 @@ def _definition(obj: Object) -> None:
 
 
 _BY_KIND: dict[tuple[str, str], Callable[[Object], None]] = {
+    **INFRASTRUCTURE,
+    ("admissionregistration.k8s.io", "MutatingWebhookConfiguration"): webhook_defaults,
+    ("admissionregistration.k8s.io", "ValidatingWebhookConfiguration"): webhook_defaults,
     ("", "ConfigMap"): _nothing,
     ("", "Endpoints"): _endpoints,
     ("", "Event"): _nothing,

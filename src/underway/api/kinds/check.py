@@ -8,7 +8,15 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from underway.api.kinds import cluster, network, pods, workloads
+from underway.api.kinds import (
+    cluster,
+    infrastructure,
+    network,
+    pods,
+    policies,
+    registration,
+    workloads,
+)
 from underway.api.kinds.metadata import check_metadata, check_metadata_update
 from underway.api.objects import Object
 from underway.api.resources import Resource
@@ -30,6 +38,10 @@ _CHECKS: dict[tuple[str, str], Check] = {
     ("", "ResourceQuota"): cluster.check_quota,
     ("", "Secret"): cluster.check_secret,
     ("", "Service"): network.check_service,
+    ("admissionregistration.k8s.io", "ValidatingAdmissionPolicy"): policies.check_policy,
+    ("admissionregistration.k8s.io", "ValidatingAdmissionPolicyBinding"): policies.check_binding,
+    ("admissionregistration.k8s.io", "MutatingWebhookConfiguration"): registration.check_webhooks,
+    ("admissionregistration.k8s.io", "ValidatingWebhookConfiguration"): registration.check_webhooks,
     ("apps", "DaemonSet"): workloads.check_daemon_set,
     ("apps", "Deployment"): workloads.check_deployment,
     ("apps", "ReplicaSet"): workloads.check_replica_set,
@@ -69,6 +81,12 @@ _KEEPS: dict[tuple[str, str], Keep] = {
 }
 
 
+def _check_of(kind: tuple[str, str]) -> Check | None:
+    if kind in infrastructure.KINDS:
+        return infrastructure.check_required
+    return _CHECKS.get(kind)
+
+
 def validate_create(resource: Resource, obj: Object) -> list[Cause]:
     """What is wrong with a new object that has its defaults; empty when nothing is.
 
@@ -76,7 +94,7 @@ def validate_create(resource: Resource, obj: Object) -> list[Cause]:
         BadRequest: a field has another type than its kind says.
     """
     found = check_metadata(resource, obj)
-    check = _CHECKS.get((resource.group, resource.kind))
+    check = _check_of((resource.group, resource.kind))
     return found + check(obj) if check else found
 
 
@@ -97,7 +115,8 @@ def validate_update(
     kind = (resource.group, resource.kind)
     if kind == ("", "Pod"):
         return found + pods.check_pod_update(new, old)
-    keep, check = _KEEPS.get(kind), _CHECKS.get(kind)
+    found += infrastructure.keep_fixed(kind, new, old)
+    keep, check = _KEEPS.get(kind), _check_of(kind)
     if keep:
         found += keep(new, old)
     return found + check(new) if check else found

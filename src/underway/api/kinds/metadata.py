@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from underway.api import names
+from underway.api.kinds import infrastructure
 from underway.api.kinds.causes import bad, forbidden, required, unchanged
 from underway.api.objects import Object
 from underway.api.resources import Resource
@@ -17,6 +18,7 @@ from underway.base.errors import Cause
 
 ANNOTATIONS_LIMIT_BYTES = 256 * 1024
 _NAME_RULES: dict[tuple[str, str], Callable[[str], list[str]]] = {
+    **infrastructure.NAMES,
     ("", "Namespace"): names.dns_label,
     ("", "Service"): names.dns_1035_label,
     ("rbac.authorization.k8s.io", "ClusterRole"): names.path_segment,

@@ -5,8 +5,16 @@ from underway.kit import Capability
 CAPABILITY = Capability(
     id="build",
     summary="Build images from Dockerfiles, on base images from registries or Debian packages.",
-    commands={"build": "underway.capabilities.build.cli:build"},
-    command_summaries={"build": "Build an image from a Dockerfile."},
+    commands={
+        "build": "underway.capabilities.build.cli:build",
+        "builds": "underway.capabilities.build.cli_builds:builds",
+        "kaniko": "underway.capabilities.build.cli_kaniko:kaniko",
+    },
+    command_summaries={
+        "build": "Build an image from a Dockerfile.",
+        "builds": "Show what builds keep on this machine, and make room.",
+        "kaniko": "Build an image with the kaniko executor's flags.",
+    },
     provides={
         "image-builder": "underway.capabilities.build.backend.builder:image_builder",
         "base-images": "underway.capabilities.build.backend.bases:base_images",

@@ -6,6 +6,6 @@ CAPABILITY = Capability(
     id="registry",
     summary="An OCI registry: push and pull images with any client.",
     commands={"registry": "underway.capabilities.registry.cli:registry"},
-    command_summaries={"registry": "List the registry's images, and free what is unused."},
+    command_summaries={"registry": "The registry's images, projects, robots and logins."},
     routes=(Route("registry", "underway.capabilities.registry.routes:app", "registry_port"),),
 )

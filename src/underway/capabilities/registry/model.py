@@ -8,7 +8,18 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
+import msgspec
+
 from underway.base.errors import UnderwayError
+
+
+@dataclass(frozen=True, slots=True)
+class Scope:
+    """Actions on one resource, as tokens grant them: ``repository:team/app:pull,push``."""
+
+    kind: str
+    name: str
+    actions: frozenset[str]
 
 
 class RegistryError(UnderwayError):
@@ -99,9 +110,37 @@ class NameUnknown(RegistryError):
 
 
 class LoginRequired(RegistryError):
-    """No, or wrong, credentials."""
+    """No, or wrong, credentials.
+
+    ``challenge`` is the error that the challenge names, if any; ``more`` are scopes it asks for
+    beyond what the path tells.
+    """
 
     spec_code, code = "UNAUTHORIZED", 401
+    challenge: ClassVar[str] = ""
+    more: tuple[Scope, ...] = ()
+
+
+class Denied(RegistryError):
+    """The account may not do this."""
+
+    spec_code, code = "DENIED", 403
+
+
+class TokenRefused(LoginRequired):
+    """The token is not, or no longer, valid."""
+
+    challenge = "invalid_token"
+
+
+class ScopeInsufficient(LoginRequired):
+    """The token is for something else."""
+
+    challenge = "insufficient_scope"
+
+    def __init__(self, message: str, *more: Scope) -> None:
+        super().__init__(message)
+        self.more = more
 
 
 class PageInvalid(RegistryError):
@@ -136,3 +175,49 @@ class Route:
     kind: str
     repository: str = ""
     reference: str = ""
+
+
+class Robot(msgspec.Struct, frozen=True, rename="camel"):
+    """A program's account in one project.
+
+    ``permissions`` are some of pull, push and delete; ``secret_hash`` is the hexadecimal SHA-256 of
+    ``salt`` and secret; times are RFC 3339, ``expires_at`` empty for never.
+    """
+
+    name: str
+    permissions: tuple[str, ...]
+    salt: str
+    secret_hash: str
+    created_at: str
+    expires_at: str = ""
+
+
+class Project(msgspec.Struct, frozen=True, rename="camel"):
+    """What holds for all repositories whose name begins with the project's.
+
+    Everybody may pull from a ``public`` project. A ``sparse`` one takes manifests that name content
+    it does not have.
+    """
+
+    name: str
+    public: bool = False
+    sparse: bool = False
+    robots: tuple[Robot, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Account:
+    """Who asks. Without a name it is a stranger; the administrator may do everything."""
+
+    name: str = ""
+    administrator: bool = False
+    project: str = ""
+    permissions: frozenset[str] = frozenset()
+
+
+@dataclass(frozen=True, slots=True)
+class Identity:
+    """An account, and what its token is limited to; None where it showed its password."""
+
+    account: Account
+    grants: tuple[Scope, ...] | None = None

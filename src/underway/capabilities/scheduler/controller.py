@@ -1,188 +1,428 @@
-"""The scheduler's glue: pods that wait, nodes that change, bindings."""
+"""The scheduler's glue: pods that wait, nodes that change, bindings, and pods that make way."""
 
 from __future__ import annotations
 
+import asyncio
+import logging
+from collections.abc import Awaitable
+
+from underway.api import selectors
 from underway.api.objects import (
     Object,
     find_condition,
+    key_of,
+    labels_of,
     meta,
     name_of,
     namespace_of,
     set_condition,
     uid_of,
 )
-from underway.api.resources import NODES, PODS
+from underway.api.resources import (
+    NAMESPACES,
+    NODES,
+    PERSISTENTVOLUMECLAIMS,
+    PERSISTENTVOLUMES,
+    POD_DISRUPTION_BUDGETS,
+    PODS,
+)
 from underway.base.clock import rfc3339
-from underway.base.errors import NotFound
+from underway.base.errors import Conflict, NotFound, UnderwayError
 from underway.base.home import Home
-from underway.capabilities.scheduler import rules
 from underway.capabilities.scheduler.model import (
     SCHEDULER_NAME,
-    NodeInfo,
-    Usage,
+    PodInfo,
     is_finished,
+    is_gated,
     is_ready,
+    pod_info,
     to_schedule,
-    usage_of,
 )
-from underway.reconcile import (
-    NORMAL,
-    WARNING,
-    Controller,
-    Done,
-    Entry,
-    Manager,
-    Request,
-    Result,
-    write_status,
-)
+from underway.capabilities.scheduler.rules.cluster import Cluster
+from underway.capabilities.scheduler.rules.decide import Chosen, Unschedulable, decide
+from underway.capabilities.scheduler.rules.preemption import Budget, Preemption
+from underway.capabilities.scheduler.rules.queue import Happening, PodQueue
+from underway.client import Patch
+from underway.reconcile import NORMAL, WARNING, Entry, Manager
+
+log = logging.getLogger(__name__)
+
+IN_FLIGHT = 32  # bindings and the like being written at once
+BATCH = 16  # pods decided before others on the loop get their turn
+_GATED = "Scheduling is blocked due to non-empty scheduling gates"
 
 
 class Scheduler:
-    """Decides one pod after the other, so that each sees what the ones before it took."""
+    """Decides one pod after the other, so that each sees what the ones before it took.
+
+    Decisions read only what is in memory; what follows from them is written beside the next ones.
+    """
 
     def __init__(self, manager: Manager) -> None:
         self._manager = manager
         self._client = manager.client
+        self._clock = manager.clock
         self._pods = manager.informer(PODS)
         self._nodes = manager.informer(NODES)
-        self._usage: dict[str, dict[str, Usage]] = {}
-        self._node_of: dict[str, str] = {}
-        self._refused: set[str] = set()
-        self.controller = Controller(
-            "scheduler",
-            self.reconcile,
-            primary=PODS,
-            watches=[(NODES, lambda _node: ())],
-            predicates=[lambda _kind, _old, new: new is None or to_schedule(new)],
-        )
+        self._namespaces = manager.informer(NAMESPACES)
+        self._budgets = manager.informer(POD_DISRUPTION_BUDGETS)
+        self._claims = manager.informer(PERSISTENTVOLUMECLAIMS)
+        self._volumes = manager.informer(PERSISTENTVOLUMES)
+        self._cluster = Cluster()
+        self._queue = PodQueue()
+        self._waiting: dict[str, PodInfo] = {}
+        self._assumed: set[str] = set()
+        self._gated: list[Object] = []
+        self._known_budgets: list[Budget] | None = None
+        self._happened = Happening(0)
+        self._wake = asyncio.Event()
+        self._room = asyncio.Semaphore(IN_FLIGHT)
 
     def listen(self) -> None:
         """Follow what pods take up and what nodes offer."""
-        self._pods.add_handler(self._on_pod)
         self._nodes.add_handler(self._on_node)
+        self._namespaces.add_handler(self._on_namespace)
+        self._pods.add_handler(self._on_pod)
+        self._budgets.add_handler(self._on_budget)
+        for informer in (self._claims, self._volumes):
+            informer.add_handler(lambda *_: self._note(Happening.OTHER))
 
-    async def reconcile(self, request: Request) -> Result:
-        """Bind a pod that waits, or say why it cannot be bound."""
-        pod = self._pods.get(request.key)
-        if pod is None or not to_schedule(pod) or uid_of(pod) in self._node_of:
-            self._refused.discard(request.key)
-            return Done()
-        if pod["spec"].get("schedulingGates"):
-            text = "Scheduling is blocked due to non-empty scheduling gates"
-            await self._say(pod, "SchedulingGated", text)
-            return Done()
-        nodes = [NodeInfo(node, self._usage.get(name_of(node), {})) for node in self._nodes.list()]
-        verdict = rules.schedule(pod, nodes)
-        if isinstance(verdict, rules.Chosen):
-            self._refused.discard(request.key)
-            await self._bind(pod, verdict.node)
-            return Done()
-        # Remembered before anything is awaited: what changes from now on brings the pod back.
-        self._refused.add(request.key)
-        self._tell(pod, WARNING, "FailedScheduling", verdict.message)
-        await self._say(pod, "Unschedulable", verdict.message)
-        return Done()
+    async def run(self) -> None:
+        """Schedule until cancelled, starting when everything has been seen once."""
+        for informer in (
+            self._namespaces,
+            self._nodes,
+            self._pods,
+            self._budgets,
+            self._claims,
+            self._volumes,
+        ):
+            await informer.synced()
+        async with asyncio.TaskGroup() as group:
+            while True:
+                self._wake.clear()
+                now = self._clock.monotonic()
+                if self._happened:
+                    self._queue.happened(self._happened, now)
+                    self._happened = Happening(0)
+                next_s = self._queue.tick(now)
+                while self._gated:
+                    await self._room.acquire()
+                    gated = self._gated.pop()
+                    group.create_task(self._beside(self._say(gated, "SchedulingGated", _GATED)))
+                for _ in range(BATCH):
+                    key = self._queue.pop()
+                    if key is None:
+                        break
+                    await self._room.acquire()
+                    group.create_task(self._beside(self._schedule(key)))
+                if self._queue.ready:
+                    await asyncio.sleep(0)
+                else:
+                    await self._rest(next_s)
 
-    async def _bind(self, pod: Object, node: str) -> None:
+    async def _rest(self, next_s: float | None) -> None:
+        if next_s is None:
+            await self._wake.wait()
+            return
+        async with asyncio.TaskGroup() as group:
+            tasks = {
+                group.create_task(self._clock.sleep(next_s)),
+                group.create_task(self._wake.wait()),
+            }
+            await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+            for task in tasks:
+                task.cancel()
+
+    async def _beside(self, work: Awaitable[None]) -> None:
+        try:
+            await work
+        except UnderwayError as error:
+            log.warning("scheduling: %s", error)
+        except Exception:
+            # One pod's trouble must not keep the others waiting.
+            log.exception("scheduling failed")
+        finally:
+            self._room.release()
+
+    # -- deciding --------------------------------------------------------------------------
+
+    def _schedule(self, key: str) -> Awaitable[None]:
+        """Decide on a pod at once; what is awaited is only the writing of it."""
+        pod = self._waiting.get(key)
+        entry = self._pods.entry(key)
+        if pod is None or entry is None or entry.meta.uid != pod.uid:
+            return _nothing()
+        verdict = decide(pod, self._cluster, self._protected(), self._reach(pod))
+        if isinstance(verdict, Chosen):
+            # The next pod must see the room as taken before the watch shows the binding.
+            self._assumed.add(pod.uid)
+            self._cluster.place(pod, verdict.node)
+            return self._bind(key, pod, verdict.node)
+        self._queue.refuse(key, pod.priority, self._clock.monotonic(), _wants(pod))
+        if verdict.preemption is not None:
+            self._cluster.nominate(pod, verdict.preemption.node)
+            self._unseat(pod, verdict.preemption.node)
+        elif "terminating pod" not in verdict.message:
+            self._cluster.withdraw(pod.uid)
+        return self._refuse(pod, verdict, entry.object)
+
+    def _unseat(self, pod: PodInfo, node: str) -> None:
+        """Less important pods lose their nomination to the node, and look for another."""
+        for other in list(self._cluster.nominated.get(node, {}).values()):
+            if other.priority < pod.priority:
+                self._cluster.withdraw(other.uid)
+                self._queue.add(other.key, other.priority)
+
+    def _protected(self) -> list[Budget]:
+        """The disruption budgets, read once until one of them changes."""
+        if self._known_budgets is None:
+            self._known_budgets = [_budget(each) for each in self._budgets.list()]
+        return self._known_budgets
+
+    def _reach(self, pod: PodInfo) -> list[Object]:
+        """The node affinities of the volumes the pod's claims are bound to."""
+        found: list[Object] = []
+        for name in pod.claims:
+            claim = self._claims.get(key_of(pod.namespace, name)) or {}
+            volume = self._volumes.get((claim.get("spec") or {}).get("volumeName") or "") or {}
+            affinity = (volume.get("spec") or {}).get("nodeAffinity") or {}
+            if affinity.get("required"):
+                found.append(affinity["required"])
+        return found
+
+    # -- writing ---------------------------------------------------------------------------
+
+    async def _bind(self, key: str, pod: PodInfo, node: str) -> None:
         binding = {
             "apiVersion": "v1",
             "kind": "Binding",
-            "metadata": {
-                "name": name_of(pod),
-                "namespace": namespace_of(pod),
-                "uid": uid_of(pod),
-            },
+            "metadata": {"name": pod.name, "namespace": pod.namespace, "uid": pod.uid},
             "target": {"apiVersion": "v1", "kind": "Node", "name": node},
         }
-        # The next pod must see the room as taken before the watch shows the binding.
-        self._place(uid_of(pod), node, usage_of(pod))
         try:
             await self._client.create(
-                PODS, binding, namespace_of(pod), name=name_of(pod), subresource="binding"
+                PODS, binding, pod.namespace, name=pod.name, subresource="binding"
             )
-        except NotFound:
-            self._remove(uid_of(pod))
-            return
-        except BaseException:
-            self._remove(uid_of(pod))
+        except BaseException as error:
+            self._assumed.discard(pod.uid)
+            self._cluster.remove(pod.uid)
+            if key in self._waiting and not isinstance(error, NotFound):
+                self._queue.refuse(key, pod.priority, self._clock.monotonic(), Happening.OTHER)
+                self._note(Happening.OTHER)
+            if isinstance(error, NotFound | Conflict):
+                return
             raise
-        text = f"Successfully assigned {namespace_of(pod)}/{name_of(pod)} to {node}"
-        self._tell(pod, NORMAL, "Scheduled", text)
+        text = f"Successfully assigned {key} to {node}"
+        self._tell(_reference(pod), NORMAL, "Scheduled", text)
 
-    async def _say(self, pod: Object, reason: str, message: str) -> None:
-        status = dict(pod.get("status") or {})
-        conditions = [dict(each) for each in status.get("conditions") or ()]
+    async def _refuse(self, pod: PodInfo, verdict: Unschedulable, shown: Object) -> None:
+        self._tell(shown, WARNING, "FailedScheduling", verdict.message)
+        if verdict.preemption is not None:
+            await self._make_room(pod, verdict.preemption)
+        nominated = self._cluster.nominated_node(pod.uid)
+        await self._say(shown, "Unschedulable", verdict.message, nominated)
+
+    async def _make_room(self, pod: PodInfo, plan: Preemption) -> None:
+        text = f"{SCHEDULER_NAME}: preempting to accommodate a higher priority pod"
+        condition = {
+            "type": "DisruptionTarget",
+            "status": "True",
+            "reason": "PreemptionByScheduler",
+            "message": text,
+            "lastTransitionTime": rfc3339(self._clock.now()),
+        }
+        for victim in plan.victims:
+            if victim.deleting:
+                continue
+            body = {"metadata": {"uid": victim.uid}, "status": {"conditions": [condition]}}
+            where = (victim.name, victim.namespace)
+            try:
+                await self._client.patch(
+                    PODS, where[0], body, where[1], how=Patch.STRATEGIC, subresource="status"
+                )
+                await self._client.delete(PODS, *where, uid=victim.uid)
+            except (NotFound, Conflict):
+                continue  # gone, or a namesake took its place
+            told = f"Preempted by pod {pod.uid} on node {plan.node}"
+            self._tell(_reference(victim), NORMAL, "Preempted", told)
+
+    async def _say(self, pod: Object, reason: str, message: str, nominated: str = "") -> None:
+        """Write the PodScheduled condition, unless the pod was bound or changed hands meanwhile."""
         condition = {
             "type": "PodScheduled",
             "status": "False",
             "reason": reason,
             "message": message,
         }
-        current = find_condition(conditions, "PodScheduled") or {}
-        if all(current.get(name) == value for name, value in condition.items()):
-            return
-        set_condition(conditions, condition, rfc3339(self._manager.clock.now()))
-        status["conditions"] = conditions
-        await write_status(self._client, PODS, pod, status)
+        uid = uid_of(pod)
+        for _ in range(3):
+            status = pod.get("status") or {}
+            conditions = [dict(each) for each in status.get("conditions") or ()]
+            current = find_condition(conditions, "PodScheduled") or {}
+            said = all(current.get(name) == value for name, value in condition.items())
+            if said and (status.get("nominatedNodeName") or "") == nominated:
+                return
+            set_condition(conditions, condition, rfc3339(self._clock.now()))
+            written = {
+                "metadata": {"resourceVersion": meta(pod)["resourceVersion"]},
+                "status": {"conditions": conditions, "nominatedNodeName": nominated or None},
+            }
+            try:
+                await self._client.patch(
+                    PODS, name_of(pod), written, namespace_of(pod), subresource="status"
+                )
+                return
+            except NotFound:
+                return
+            except Conflict:
+                found = await _read(self._client.get(PODS, name_of(pod), namespace_of(pod)))
+            if found is None or uid_of(found) != uid or not to_schedule(found):
+                return
+            pod = found
 
     def _tell(self, pod: Object, kind: str, reason: str, text: str) -> None:
         self._manager.events.event(pod, kind, reason, text, component=SCHEDULER_NAME)
 
+    # -- following -------------------------------------------------------------------------
+
+    def _note(self, what: Happening) -> None:
+        self._happened |= what
+        self._wake.set()
+
     def _on_pod(self, _kind: str, old: Entry | None, new: Entry | None) -> None:
         if new is None:
             assert old is not None
-            self._refused.discard(old.meta.key)
-            if self._remove(old.meta.uid):
-                self._retry()
+            self._forget(old.meta.key, old.meta.uid)
             return
         pod = new.view
-        node = (pod.get("spec") or {}).get("nodeName")
         if is_finished(pod):
-            if self._remove(new.meta.uid):
-                self._retry()
-        elif node:
-            self._place(new.meta.uid, node, usage_of(pod))
+            self._forget(new.meta.key, new.meta.uid)
+            return
+        info = pod_info(pod)
+        if info.node:
+            self._drop(new.meta.key)
+            self._assumed.discard(info.uid)
+            self._cluster.place(info, info.node)
+            if old is None or labels_of(old.view) != info.labels or not _bound(old.view):
+                self._note(Happening.PLACED)
+        elif to_schedule(pod):
+            self._await(new.meta.key, info, pod, old.view if old else None)
+        else:
+            self._forget(new.meta.key, new.meta.uid)
+
+    def _await(self, key: str, info: PodInfo, pod: Object, before: Object | None) -> None:
+        """Queue a pod that is new, or whose change may let it in."""
+        if info.uid in self._assumed:
+            return
+        if is_gated(pod):
+            self._drop(key)
+            current = find_condition((pod.get("status") or {}).get("conditions"), "PodScheduled")
+            if (current or {}).get("reason") != "SchedulingGated":
+                self._gated.append(pod)
+                self._wake.set()
+            return
+        known = self._waiting.get(key)
+        self._waiting[key] = info
+        same = known is not None and known.uid == info.uid
+        if same and known and known.shape is info.shape and known.labels == info.labels:
+            return
+        nominated = (pod.get("status") or {}).get("nominatedNodeName")
+        if before is None and nominated:
+            self._cluster.nominate(info, nominated)
+        self._queue.add(key, info.priority)
+        self._wake.set()
+
+    def _drop(self, key: str) -> None:
+        """The pod waits no longer."""
+        self._waiting.pop(key, None)
+        self._queue.discard(key)
+
+    def _forget(self, key: str, uid: str) -> None:
+        """The pod takes up nothing any more, nor will."""
+        self._drop(key)
+        self._assumed.discard(uid)
+        self._cluster.withdraw(uid)
+        if self._cluster.remove(uid) is not None:
+            self._note(Happening.FREED)
 
     def _on_node(self, _kind: str, old: Entry | None, new: Entry | None) -> None:
         before, after = (_offer(entry.view) if entry else None for entry in (old, new))
-        if before != after:
-            self._retry()
+        if before == after:
+            return
+        if new is None:
+            assert old is not None
+            self._cluster.drop_node(old.meta.name)
+        else:
+            self._cluster.put_node(new.object)
+        self._note(Happening.NODE)
 
-    def _retry(self) -> None:
-        for key in sorted(self._refused):
-            self.controller.enqueue(Request.of(key))
+    def _on_budget(self, *_: object) -> None:
+        self._known_budgets = None
+        self._note(Happening.OTHER)
 
-    def _place(self, uid: str, node: str, usage: Usage) -> None:
-        if self._node_of.get(uid, node) != node:
-            self._remove(uid)
-        self._node_of[uid] = node
-        self._usage.setdefault(node, {})[uid] = usage
+    def _on_namespace(self, _kind: str, old: Entry | None, new: Entry | None) -> None:
+        if new is not None:
+            self._cluster.put_namespace(new.object)
+        elif old is not None:
+            self._cluster.drop_namespace(old.meta.name)
+        self._note(Happening.OTHER)
 
-    def _remove(self, uid: str) -> bool:
-        node = self._node_of.pop(uid, None)
-        if node is None:
-            return False
-        del self._usage[node][uid]
-        if not self._usage[node]:
-            del self._usage[node]
-        return True
+
+def _budget(budget: Object) -> Budget:
+    status = budget.get("status") or {}
+    return Budget(
+        namespace_of(budget),
+        selectors.from_object((budget.get("spec") or {}).get("selector")),
+        int(status.get("disruptionsAllowed") or 0),
+        frozenset(status.get("disruptedPods") or ()),
+    )
+
+
+def _wants(pod: PodInfo) -> Happening:
+    """What may let a refused pod in: others' coming helps only those that look for company."""
+    wants = Happening.NODE | Happening.FREED | Happening.OTHER
+    shape = pod.shape
+    return wants | Happening.PLACED if shape.affinity or shape.spreads else wants
+
+
+def _bound(pod: Object) -> bool:
+    return bool((pod.get("spec") or {}).get("nodeName"))
 
 
 def _offer(node: Object) -> tuple[object, ...]:
     """What matters to scheduling, so that heartbeats do not wake every pod that waits."""
     spec, status = node.get("spec") or {}, node.get("status") or {}
     return (
+        uid_of(node),
         meta(node).get("labels"),
         spec.get("taints"),
         spec.get("unschedulable"),
         status.get("allocatable"),
+        status.get("images"),
         is_ready(node),
     )
+
+
+def _reference(pod: PodInfo) -> Object:
+    """As much of a pod as an event needs."""
+    header = {"name": pod.name, "namespace": pod.namespace, "uid": pod.uid}
+    return {"apiVersion": "v1", "kind": "Pod", "metadata": header}
+
+
+async def _nothing() -> None:
+    """There is nothing to write."""
+
+
+async def _read(asked: Awaitable[Object]) -> Object | None:
+    try:
+        return await asked
+    except NotFound:
+        return None
 
 
 def add(manager: Manager, home: Home) -> None:  # the factory's shape
     """Run the scheduler."""
     scheduler = Scheduler(manager)
-    manager.add(scheduler.controller)
     scheduler.listen()
+    manager.add_runnable(scheduler.run, "scheduler")

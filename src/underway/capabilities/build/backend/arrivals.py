@@ -3,9 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 
 from underway.base.errors import BadRequest
-from underway.capabilities.build.backend.delivery import Delivery, download, is_archive, is_url
+from underway.capabilities.build.backend import contexts
+from underway.capabilities.build.backend.delivery import (
+    Delivery,
+    download,
+    is_archive,
+    is_git,
+    is_url,
+)
+from underway.capabilities.build.backend.paths import inside
 from underway.capabilities.build.backend.rooms import Room
 from underway.capabilities.build.backend.trees import Source, Tree
 from underway.wire import dockerfile_instructions as ins
@@ -44,9 +53,10 @@ class Arrivals:
             if word.startswith("<<") and documents:
                 name = word.lstrip("<-").strip("\"'")
                 deliveries.append(self._written(documents[name], scope, dockerfile.escape))
+            elif step.add and is_git(word):
+                deliveries.append(self._repository(word, step))
             elif step.add and is_url(word):
-                folder = self._room.path / "downloads" / str(self._folders)
-                self._folders += 1
+                folder = self._folder("downloads")
                 folder.mkdir(parents=True)
                 found = download(word, folder, step.checksum)
                 deliveries += self._unpacked(found, wanted=step.unpack is True)
@@ -60,8 +70,7 @@ class Arrivals:
         return deliveries
 
     def _written(self, doc: ins.Heredoc, scope: Mapping[str, str], escape: str) -> Delivery:
-        folder = self._room.path / "documents" / str(self._folders)
-        self._folders += 1
+        folder = self._folder("documents")
         folder.mkdir(parents=True)
         content = (
             expand(doc.content, scope, escape, keep_quotes=True) if doc.expand else doc.content
@@ -70,6 +79,20 @@ class Arrivals:
         (folder / doc.name).chmod(0o644)
         tree = Tree(folder, what="here-document")
         return Delivery(tree, tree.find(doc.name))
+
+    def _repository(self, word: str, step: ins.Copy) -> Delivery:
+        source = contexts.git_source(word)
+        folder = self._folder("repositories")
+        commit = contexts.check_out(source, folder, keep_git=step.keep_git)
+        if step.checksum and commit != step.checksum:
+            raise BadRequest(f"ADD {word}: its commit is {commit}, not {step.checksum}")
+        tree = Tree(inside(folder, source.folder), what="repository")
+        return Delivery(tree, tree.find("."))
+
+    def _folder(self, kind: str) -> Path:
+        """A directory that is not there yet."""
+        self._folders += 1
+        return self._room.path / kind / str(self._folders)
 
     def _unpacked(self, delivery: Delivery, *, wanted: bool) -> list[Delivery]:
         """Archives as deliveries of their own."""

@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from underway.base.clock import Clock, SystemClock
 from underway.base.errors import BadRequest
 from underway.base.home import Home
-from underway.capabilities.build.backend import layout
+from underway.capabilities.build.backend import garbage, layout
 from underway.capabilities.build.backend.bases import StandIns
 from underway.capabilities.build.backend.execution import Execution, Job, Outcome
 from underway.capabilities.build.backend.origins import Origins, push
+from underway.capabilities.build.backend.outputs import Made
 from underway.capabilities.build.backend.rooms import room
 from underway.capabilities.build.backend.shelf import Shelf
 from underway.capabilities.build.backend.trees import Tree
@@ -26,10 +27,16 @@ from underway.wire.dockerignore import IgnoreRules
 
 @dataclass(frozen=True)
 class Extras:
-    """What the command line can ask for beyond a ``BuildRequest``."""
+    """What the command line can ask for beyond a ``BuildRequest``.
+
+    ``tags`` are further names, ``contexts`` what ``--from`` and FROM mean by a name: a directory,
+    ``oci-layout://DIRECTORY`` or ``docker-image://NAME``.
+    """
 
     layout: Path | None = None
-    secrets: Mapping[str, Path] | None = None
+    secrets: Mapping[str, Path | bytes] | None = None
+    tags: Sequence[str] = ()
+    contexts: Mapping[str, str] = field(default_factory=dict)
 
 
 class Builder:
@@ -49,31 +56,42 @@ class Builder:
             StepFailed: a RUN failed: file, line, command, exit code and its last lines.
             NotFound: a base image cannot be had.
         """
-        extras = extras or Extras()
-        settings = self._home.load_settings()
         reference = oci.Reference.parse(request.tag) if request.tag else None
         if reference is None and request.push:
             raise BadRequest("an image without a tag cannot be pushed", hint="give it one with -t")
+        result, made = self.make(request, progress, extras)
+        if extras and extras.layout:
+            tag = reference.tag if reference else ""
+            layout.write(extras.layout, made.documents, made.image.layers, made.shelf, tag)
+        if request.push and reference:
+            self.push(reference, made, progress)
+        return result
+
+    def make(
+        self, request: BuildRequest, progress: Progress, extras: Extras | None = None
+    ) -> tuple[BuildResult, Made]:
+        """Build an image and keep it here; raises as ``build`` does."""
+        extras = extras or Extras()
         shelf = Shelf(self._home)
         stand_ins = StandIns(self._home, self._clock)
-        origins = Origins(self._home, settings, shelf, stand_ins)
+        origins = Origins(self._home, self._home.load_settings(), shelf, stand_ins)
         job = _job(request, extras)
-        with room(self._home) as here:
+        with garbage.in_use(self._home), room(self._home) as here:
             execution = Execution(shelf, here, job, origins.resolve, progress, self._clock)
             outcome: Outcome = with_own_mounts(execution.run)
-        made = layout.documents(outcome.image, job.epoch_s, {})
-        name = str(reference) if reference else made.digest
-        shelf.images.add(name, made.manifest, made.config)
-        if extras.layout:
-            layout.write(
-                extras.layout, made, outcome.image.layers, shelf, reference.tag if reference else ""
-            )
-        if request.push and reference:
-            repository = repository_for(reference, settings)
-            with RegistryClient.of_platform(self._home, settings) as client:
-                push(client, repository, reference.tag, made, outcome.image, shelf)
-            progress(f"pushed {name}")
-        return _result(request, outcome, made)
+            documents = layout.documents(outcome.image, job.epoch_s, {})
+            for name in [request.tag, *extras.tags]:
+                full = str(oci.Reference.parse(name)) if name else documents.digest
+                shelf.images.add(full, documents.manifest, documents.config)
+        return _result(request, outcome, documents), Made(documents, outcome.image, shelf)
+
+    def push(self, reference: oci.Reference, made: Made, progress: Progress) -> None:
+        """Push to the platform's registry, under the repository that serves this name."""
+        settings = self._home.load_settings()
+        repository = repository_for(reference, settings)
+        with RegistryClient.of_platform(self._home, settings) as client:
+            push(client, repository, reference.tag, made.documents, made.image, made.shelf)
+        progress(f"pushed {reference}")
 
 
 def image_builder(home: Home) -> Builder:
@@ -101,6 +119,7 @@ def _job(request: BuildRequest, extras: Extras) -> Job:
         build_args=request.build_args,
         labels=request.labels,
         secrets=extras.secrets or {},
+        contexts=extras.contexts,
         no_cache=request.no_cache,
     )
 

@@ -5,8 +5,8 @@ Source: BuildKit ``docs/reference.md`` (COPY); its treatment of directories that
 
 from __future__ import annotations
 
+import contextlib
 import os
-import shutil
 import stat
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -17,6 +17,8 @@ from underway.capabilities.build.backend.paths import inside, make_directories
 from underway.capabilities.build.backend.trees import Entry, Source, Tree
 from underway.capabilities.build.rules.identity import chmod
 from underway.wire.dockerignore import IgnoreRules
+
+COPY_BYTES = 1 << 30  # of one call
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,15 +90,11 @@ class _Copier:
 
     def one(self, entry: Entry, target: Path) -> None:
         """A file, link or device."""
-        try:
-            there = target.lstat()
-        except FileNotFoundError:
-            pass
-        else:
-            if stat.S_ISDIR(there.st_mode):
+        status = entry.status
+        with contextlib.suppress(FileNotFoundError):
+            if stat.S_ISDIR(os.lstat(target).st_mode):
                 raise self._clash(target, "a file", "a directory")
             target.unlink()
-        status = entry.status
         identity = (status.st_dev, status.st_ino)
         if status.st_nlink > 1 and identity in self._links:
             os.link(self._links[identity], target, follow_symlinks=False)
@@ -113,10 +111,7 @@ class _Copier:
     def _create(self, entry: Entry, target: Path) -> None:
         kind = stat.S_IFMT(entry.status.st_mode)
         if kind == stat.S_IFREG:
-            try:
-                shutil.copyfile(entry.full, target)
-            except PermissionError as error:
-                raise BadRequest(f"cannot read {entry.full}: {error.strerror}") from error
+            _copy_file(entry.full, target)
         elif kind == stat.S_IFLNK:
             target.symlink_to(os.readlink(entry.full))  # noqa: PTH115  # text as it stands
         elif kind in (stat.S_IFCHR, stat.S_IFBLK, stat.S_IFIFO):
@@ -154,3 +149,21 @@ class _Copier:
 
     def _clash(self, path: Path, new: str, old: str) -> BadRequest:
         return BadRequest(f"/{path.relative_to(self._root)} is {old} and cannot become {new}")
+
+
+def _copy_file(source: str, target: Path) -> None:
+    """Copy bytes without handling them here. ``target`` must not exist."""
+    flags = os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW
+    try:
+        reading = os.open(source, flags)
+    except OSError as error:
+        raise BadRequest(f"cannot read {source}: {error.strerror}") from error
+    try:
+        writing = os.open(target, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+        try:
+            while os.sendfile(writing, reading, None, COPY_BYTES):
+                pass
+        finally:
+            os.close(writing)
+    finally:
+        os.close(reading)

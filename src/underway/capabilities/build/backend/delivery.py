@@ -2,17 +2,12 @@
 
 from __future__ import annotations
 
-import bz2
 import hashlib
-import lzma
-import ssl
 import tarfile
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from urllib.parse import unquote, urlsplit
-
-import httpx
 
 from underway.base.errors import BadRequest, ServiceUnavailable
 from underway.capabilities.build.backend.shelf import pieces
@@ -42,7 +37,15 @@ class Delivery:
 
 def is_url(source: str) -> bool:
     """Whether an ADD source is fetched from the network."""
-    return source.startswith(("http://", "https://", "ftp://", "git@", "git://"))
+    return source.startswith(("http://", "https://", "ftp://")) or is_git(source)
+
+
+def is_git(source: str) -> bool:
+    """Whether an ADD source or a build context is a git repository."""
+    path = source.partition("#")[0]
+    if source.startswith(("git@", "git://", "ssh://")):
+        return True
+    return path.startswith(("http://", "https://")) and path.endswith(".git")
 
 
 def download(url: str, folder: Path, checksum: str) -> Delivery:
@@ -52,6 +55,10 @@ def download(url: str, folder: Path, checksum: str) -> Delivery:
         BadRequest: the URL is of a kind that cannot be fetched, or its checksum differs.
         ServiceUnavailable: the server cannot be reached or answers with an error.
     """
+    import ssl
+
+    import httpx  # slow to import, and few builds fetch anything
+
     parsed = urlsplit(url)
     name = unquote(parsed.path.rsplit("/", 1)[-1])
     if parsed.scheme not in ("http", "https") or parsed.path.endswith(".git"):
@@ -89,6 +96,8 @@ def is_archive(path: Path) -> bool:
     """Whether a file is a tar archive, plain or compressed, by its content."""
     if not path.is_file() or path.is_symlink():
         return False
+    import lzma
+
     try:
         return bool(tarfile.is_tarfile(path)) or _is_zstd_tar(path)
     except (OSError, EOFError, lzma.LZMAError):
@@ -130,6 +139,9 @@ def _plain(path: Path) -> Iterator[bytes]:
 
 
 def _filed(path: Path, kind: str) -> Iterator[bytes]:
+    import bz2
+    import lzma
+
     try:
         with (bz2.open if kind == "bzip2" else lzma.open)(path, "rb") as stream:
             while chunk := stream.read(layer_tar.CHUNK_BYTES):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import posixpath
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -16,7 +16,7 @@ from underway.capabilities.build.backend.delivery import unpack_archive
 from underway.capabilities.build.backend.paths import inside, make_directories, read_text
 from underway.capabilities.build.backend.rooms import Room
 from underway.capabilities.build.backend.shelf import Shelf
-from underway.capabilities.build.backend.step_mounts import StepMounts
+from underway.capabilities.build.backend.step_mounts import StepMounts, hiding
 from underway.capabilities.build.backend.trees import Tree
 from underway.capabilities.build.model import DEFAULT_PATH, Image, Layer, StageState
 from underway.capabilities.build.rules import configure as config_rules
@@ -28,6 +28,7 @@ from underway.kit.ports import BaseImage, Progress
 from underway.linux import mounts
 from underway.linux.layers import Mtimes
 from underway.wire import dockerfile_instructions as ins
+from underway.wire import dockerfile_lint
 from underway.wire.dockerfile import parse_trigger
 from underway.wire.dockerignore import IgnoreRules
 
@@ -40,15 +41,20 @@ Resolve = Callable[[str, Progress], tuple[Image, BaseImage]]
 
 @dataclass(frozen=True)
 class Job:
-    """What to build. ``secrets`` are files by id, for ``RUN --mount=type=secret``."""
+    """What to build. ``secrets`` are files or values by id, for ``RUN --mount=type=secret``.
+
+    ``contexts`` are what FROM and ``--from`` mean by a name.
+    """
 
     dockerfile: ins.Dockerfile
     context: Tree
     target: str = ""
     build_args: Mapping[str, str] = field(default_factory=dict)
     labels: Mapping[str, str] = field(default_factory=dict)
-    secrets: Mapping[str, Path] = field(default_factory=dict)
+    secrets: Mapping[str, Path | bytes] = field(default_factory=dict)
+    contexts: Mapping[str, str] = field(default_factory=dict)
     no_cache: bool = False
+    lint: bool = True
 
     @property
     def epoch_s(self) -> int:
@@ -83,7 +89,9 @@ class Execution:
         clock: Clock,
     ) -> None:
         self._shelf, self._room, self._job = shelf, room, job
-        self._resolve, self._tell, self._clock = resolve, progress, clock
+        self._resolve, self._clock = resolve, clock
+        self._hide = hiding(job.secrets.values())
+        self._tell: Progress = lambda line: progress(self._hide(line))
         self._dockerfile = job.dockerfile
         self._plan = stage_rules.plan(
             job.dockerfile, job.target, job.build_args, machine.platform_args()
@@ -104,6 +112,8 @@ class Execution:
         """
         for name in stage_rules.unused_args(self._dockerfile, self._job.build_args):
             self._tell(f"warning: the build argument {name} is not declared by any ARG")
+        if self._job.lint:
+            self._warn(dockerfile_lint.lint(self._dockerfile))
         self._total = sum(len(each.stage.steps) for each in self._plan.stages)
         for each in self._plan.stages:
             self._stages[each.stage.index] = self._stage(each)
@@ -131,6 +141,9 @@ class Execution:
         else:
             image = self._image(planned.base_image, where).copy()
         state = StageState(image, dict(image.environment))
+        if self._job.lint:
+            known = {*state.scope, *stage_rules.PROXY_ARGS, "SOURCE_DATE_EPOCH"}
+            self._warn(dockerfile_lint.undefined(self._dockerfile, stage, known))
         triggers = image.config.pop("OnBuild", None) or []
         self._within = f"{where}: ONBUILD of {planned.base_image}"
         for text in triggers:
@@ -141,12 +154,17 @@ class Execution:
             self._step(step, state, stage.index)
         return state
 
+    def _warn(self, findings: Sequence[dockerfile_lint.Finding]) -> None:
+        for each in findings:
+            where = f"{self._dockerfile.file}:{each.line}"
+            self._tell(f"warning: {where}: {each.message} ({each.rule})")
+
     def _image(self, name: str, where: str) -> Image:
         if name == "scratch":
             return Image(config={"Env": [f"PATH={DEFAULT_PATH}"]})
         if name not in self._bases:
             try:
-                self._bases[name] = self._resolve(name, self._tell)
+                self._bases[name] = self._resolve(self._job.contexts.get(name, name), self._tell)
             except UnderwayError as error:
                 raise type(error)(f"{where}: {error.message}", hint=error.hint) from error
         return self._bases[name][0]
@@ -304,22 +322,29 @@ class Execution:
 
     def _failed(self, step: ins.Run, ended: running.Ended) -> UnderwayError:
         shown = step.at.source if len(step.at.source) < 400 else step.at.source[:400] + "…"
-        tail = "\n".join(f"  {line}" for line in ended.tail) or "  (it printed nothing)"
+        tail = "\n".join(f"  {self._hide(line)}" for line in ended.tail) or "  (it printed nothing)"
         hint = ""
         if ended.exit_code == 127:
             hint = "the command was not found in the image: install it in an earlier RUN"
-        return running.StepFailed(
+        failure = running.StepFailed(
             f"{self._where(step)}: {shown}\n"
             f"ended with exit code {ended.exit_code}; its last lines:\n{tail}",
             hint=hint,
         )
+        failure.exit_code = ended.exit_code
+        return failure
 
     def _tree(self, name: str, stage: int, step: ins.Step) -> tuple[Tree, str]:
         """The files that ``--from=NAME`` means, and what identifies them."""
-        found = self._plan.stage_named(name, stage)
+        named = self._job.contexts.get(name, "")
+        if named and "://" not in named:
+            tree = Tree(Path(named).resolve(), what=f"context {name}")
+            # Its content is hashed by what is copied from it.
+            return tree, framed(name, tree.digest(tree.find(".")))
+        found = None if named else self._plan.stage_named(name, stage)
         if found is not None and found not in self._stages:
             raise BadRequest(f"the stage {name} was not built, for its name came from a variable")
-        if found is None and name.isdigit():
+        if found is None and not named and name.isdigit():
             raise BadRequest(f"there is no stage {name} before this one")
         image = (
             self._stages[found].image if found is not None else self._image(name, self._where(step))
@@ -342,19 +367,21 @@ class Execution:
         if destination.endswith(("/", "/.")) or destination == "." or len(sources) > 1:
             path = path.rstrip("/") + "/"
         excludes = IgnoreRules([word(each) for each in step.excludes], self._dockerfile.file)
+        lent = self._lends(word(step.stage))
         if step.stage:
             tree, content = self._tree(word(step.stage), stage, step)
             deliveries = self._arrivals.from_tree(tree, sources)
         else:
             deliveries = self._arrivals.from_context(step, sources, state.scope, self._dockerfile)
             content = framed([each.tree.digest(each.sources, excludes) for each in deliveries])
+        if lent:
             self._inputs.append(content)
         fixed = "SOURCE_DATE_EPOCH" in self._job.build_args
-        mtime_s = None if step.stage else moment_of(content, self._job.epoch_s, fixed=fixed)
+        mtime_s = None if not lent else moment_of(content, self._job.epoch_s, fixed=fixed)
 
         def change(root: Path) -> None:
             named = self._owner(root, chown)
-            kept = named if step.stage else named or (0, 0)
+            kept = named or (0, 0) if lent else named
             for index, each in enumerate(deliveries):
                 if each.archive:
                     folder = self._room.path / "archives" / f"{self._count}-{index}"
@@ -367,8 +394,8 @@ class Execution:
                     copy_into(root, each.tree, each.sources, path, manner, excludes)
                     continue
                 for source in each.sources:
-                    within = source.relative
-                    if not (each.tree.root / within).is_dir():
+                    within = "/".join(source.relative.split("/")[source.above :])
+                    if not (each.tree.root / source.relative).is_dir():
                         within = within.rpartition("/")[0]
                     copy_into(root, each.tree, [source], f"{path}/{within}/", manner, excludes)
 
@@ -376,10 +403,16 @@ class Execution:
             "add" if step.add else "copy",
             state.image,
             [content, path, chown, chmod, str(step.unpack), str(step.parents)],
-            sources if step.stage else [],
-            list(step.excludes),
+            sources if step.stage or step.parents else [],
+            [s.relative for each in deliveries for s in each.sources] if step.parents else [],
+            [word(each) for each in step.excludes],
         )
         return self._layered(step, state.image, key, change)
+
+    def _lends(self, name: str) -> bool:
+        """Whether COPY takes its files from a directory of the user's, not from an image."""
+        named = self._job.contexts.get(name, "")
+        return not name or bool(named and "://" not in named)
 
     def _owner(self, root: Path, chown: str) -> tuple[int, int] | None:
         if not chown:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import platform
 import shutil
 import subprocess
 from collections.abc import Mapping
@@ -42,7 +41,7 @@ def probe() -> Probe:
 
 def architecture() -> str:
     """This machine's architecture as OCI calls it."""
-    return _ARCHITECTURES.get(platform.machine(), platform.machine())
+    return _ARCHITECTURES.get(os.uname().machine, os.uname().machine)
 
 
 def platform_args() -> dict[str, str]:

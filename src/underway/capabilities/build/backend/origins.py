@@ -17,6 +17,8 @@ from underway.kit.ports import BaseImage, Progress
 from underway.transport.registry import Manifest, RegistryClient, repository_for
 from underway.wire import oci
 
+OCI_LAYOUT = "oci-layout://"
+
 
 class Upstream(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """A registry to ask for the images whose full names begin with ``prefix``.
@@ -73,6 +75,9 @@ class Origins:
         Raises:
             NotFound: nobody has it; says what can be had.
         """
+        if name.startswith(OCI_LAYOUT):
+            return self._from_layout(name.removeprefix(OCI_LAYOUT), tell)
+        name = name.removeprefix("docker-image://")
         reference = oci.Reference.parse(name)
         repository = repository_for(reference, self.settings)
         if repository == reference.repository:
@@ -92,6 +97,14 @@ class Origins:
         image, documents = layout.read(made, self.shelf)
         tell(f"base {name}: stand-in assembled from Debian packages")
         return image, BaseImage(str(reference), repository, documents.digest, "stand-in")
+
+    def _from_layout(self, text: str, tell: Progress) -> tuple[Image, BaseImage]:
+        folder = text.partition("@")[0]
+        image, documents = layout.read(Path(folder), self.shelf)
+        if text != folder and text.partition("@")[2] != documents.digest:
+            raise NotFound(f"{folder} holds {documents.digest}, not {text.partition('@')[2]}")
+        tell(f"base {OCI_LAYOUT}{text}")
+        return image, BaseImage(f"{OCI_LAYOUT}{text}", "", documents.digest, "layout")
 
     def _upstream(self, reference: oci.Reference, tell: Progress) -> tuple[Image, str] | None:
         for each in upstreams(self.home.root / "registries.json"):
@@ -155,6 +168,8 @@ def push(
         UnderwayError: the registry refused or cannot be reached.
     """
     try:
+        if client.digest(repository, tag) == made.digest:
+            return  # a registry has all that its manifests name
         for layer in image.layers:
             blob = shelf.blob(layer.digest)
             client.push_blob(repository, layer.digest, blob, layer.size_bytes)

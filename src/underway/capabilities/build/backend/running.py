@@ -37,10 +37,11 @@ _LENT_FILES = (Path("/etc/resolv.conf"), Path("/etc/hosts"))
 
 
 class StepFailed(UnderwayError):
-    """A command of the Dockerfile ended with an error."""
+    """A command of the Dockerfile ended with an error; ``exit_code`` is the command's own."""
 
     reason = "StepFailed"
     code = 422
+    exit_code = 1
 
 
 @dataclass(frozen=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import secrets
 import shutil
 from collections.abc import Iterable, Iterator
@@ -34,7 +35,7 @@ class Shelf:
         self.images = ImageStore(home.builds / "images", self.layers)
         self.blobs = home.builds / "blobs"
         self.caches = home.builds / "caches"
-        self._steps = home.builds / "steps"
+        self.steps = home.builds / "steps"
 
     def blob(self, digest: str) -> Path:
         """Where a layer's compressed blob lies."""
@@ -42,17 +43,27 @@ class Shelf:
 
     def recall(self, key: str) -> tuple[bool, Layer | None]:
         """Whether a step's result is known and whole, and its layer."""
+        file = self.steps / key[:2] / key
         try:
-            record = msgspec.json.decode((self._steps / key[:2] / key).read_bytes(), type=_Record)
+            record = msgspec.json.decode(file.read_bytes(), type=_Record)
+            os.utime(file)  # its last use, by which the cache is cleaned
         except (FileNotFoundError, msgspec.MsgspecError):
             return False, None
         if record.layer is None:
             return True, None
         return self.has(record.layer), record.layer
 
+    def records(self) -> Iterator[tuple[Path, Layer | None]]:
+        """Every step's record and its layer; broken records are left out."""
+        for file in self.steps.glob("??/*"):
+            try:
+                yield file, msgspec.json.decode(file.read_bytes(), type=_Record).layer
+            except (OSError, msgspec.MsgspecError):
+                continue
+
     def remember(self, key: str, layer: Layer | None) -> None:
         """Keep a step's result."""
-        folder = self._steps / key[:2]
+        folder = self.steps / key[:2]
         folder.mkdir(parents=True, exist_ok=True)
         write_atomic(folder / key, msgspec.json.encode(_Record(layer)), durable=False)
 

@@ -9,7 +9,7 @@ import contextlib
 import fcntl
 import os
 import posixpath
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Self
@@ -24,6 +24,9 @@ from underway.capabilities.build.rules.container import Bind
 from underway.capabilities.build.rules.keys import framed
 from underway.wire.dockerfile_words import expand
 
+HIDDEN = "***"
+HIDDEN_CHARS_MIN = 4  # shorter ones would blot out ordinary text
+
 
 class StepMounts:
     """The mounts of one RUN, as what its container needs; caches stay locked while it lasts."""
@@ -33,7 +36,7 @@ class StepMounts:
         room: Room,
         shelf: Shelf,
         options: Sequence[Mapping[str, str]],
-        secrets: Mapping[str, Path],
+        secrets: Mapping[str, Path | bytes],
     ) -> None:
         self._room, self._shelf = room, shelf
         self._options, self._secrets = options, secrets
@@ -103,7 +106,7 @@ class StepMounts:
             if options.get("required") == "true":
                 raise BadRequest(f"the secret {name} is required", hint=f"--secret id={name},src=…")
             return
-        data = source.read_bytes()
+        data = source if isinstance(source, bytes) else source.read_bytes()
         if "env" in options:
             self.environment[options["env"]] = data.decode("utf-8", "replace")
             if "target" not in options:
@@ -143,3 +146,19 @@ class StepMounts:
         place = "/file" if single else "/"
         copy_into(folder, context, found, place, Manner())
         self.binds.append(Bind(str(folder / "file" if single else folder), target))
+
+
+def hiding(secrets: Iterable[Path | bytes]) -> Callable[[str], str]:
+    """What takes the secrets, and each of their lines, out of text for a log."""
+    lines: set[str] = set()
+    for source in secrets:
+        data = source if isinstance(source, bytes) else source.read_bytes()
+        lines |= {line.strip() for line in data.decode("utf-8", "replace").splitlines()}
+    found = sorted((line for line in lines if len(line) >= HIDDEN_CHARS_MIN), key=len)[::-1]
+
+    def hide(text: str) -> str:
+        for secret in found:
+            text = text.replace(secret, HIDDEN)
+        return text
+
+    return hide

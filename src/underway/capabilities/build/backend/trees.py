@@ -29,10 +29,14 @@ class Entry:
 
 @dataclass(frozen=True, slots=True)
 class Source:
-    """What a COPY's source word matched; ``name`` is its last part, as it was written."""
+    """What a COPY's source word matched; ``name`` is its last part, as it was written.
+
+    ``above`` counts the leading parts that ``--parents`` leaves out: those before ``/./``.
+    """
 
     name: str
     relative: str
+    above: int = 0
 
 
 class Tree:
@@ -51,6 +55,8 @@ class Tree:
             BadRequest: it leads out of the tree, or is no pattern.
         """
         parts: list[str] = []
+        above, mark, _ = pattern.partition("/./")
+        skipped = len([p for p in above.split("/") if p not in ("", ".")]) if mark else 0
         for part in pattern.split("/"):
             if part == "..":
                 if not parts:
@@ -62,7 +68,7 @@ class Tree:
             found = self._match("", parts)
         except (ValueError, re.error) as error:
             raise BadRequest(f"{pattern}: {error}") from error
-        sources = [s for s in map(self._source, found) if s is not None]
+        sources = [s for s in (self._source(path, skipped) for path in found) if s is not None]
         if not sources:
             hint = "it is left out by .dockerignore" if found else ""
             raise NotFound(f"{pattern} is not in the {self._what}", hint=hint)
@@ -108,7 +114,7 @@ class Tree:
                 found += self._match(path, rest)
         return found
 
-    def _source(self, path: str) -> Source | None:
+    def _source(self, path: str, above: int = 0) -> Source | None:
         full = inside(self.root, path)
         relative = str(full.relative_to(self.root)) if full != self.root else ""
         try:
@@ -120,7 +126,7 @@ class Tree:
             directory = stat.S_ISDIR(status.st_mode)
             if not directory or not any(self._below(str(full), relative, "", IgnoreRules(()))):
                 return None
-        return Source(path.rpartition("/")[2], relative)
+        return Source(path.rpartition("/")[2], relative, above)
 
     def _below(self, full: str, relative: str, path: str, excludes: IgnoreRules) -> Iterator[Entry]:
         with os.scandir(full) as found:

@@ -14,12 +14,13 @@ from datetime import datetime
 from pathlib import Path
 
 from underway.base.errors import UnderwayError
-from underway.capabilities.registry import rules
 from underway.capabilities.registry.backend.storage import Storage
+from underway.capabilities.registry.rules import distribution
 
 log = logging.getLogger(__name__)
 
 GRACE_S = 3600  # between the use of a blob and the manifest that names it
+_CLOCK_STEP_S = 0.1  # files' times lag behind the clock by up to a tick of the kernel
 ABANDONED_S = 24 * 3600  # an upload that received nothing for so long
 
 
@@ -35,7 +36,11 @@ class Freed:
 
 def collect(storage: Storage, now: datetime, *, grace_s: float = GRACE_S) -> Freed:
     """Take away what no manifest needs and nobody used within ``grace_s`` seconds. Blocks."""
-    before_s = now.timestamp() - grace_s
+    before_s = now.timestamp() - grace_s - _CLOCK_STEP_S
+    # Who is storing a manifest right now finishes first: its use of content may be older than
+    # ``before_s``. Who begins later uses content later.
+    with storage.locked(alone=True):
+        pass
     live: set[str] = set()
     links = 0
     for repository in storage.repositories():
@@ -80,13 +85,13 @@ def _named_by(storage: Storage, repository: str, digest: str) -> set[str]:
     """
     try:
         stored = storage.manifest(repository, digest)
-        content = rules.check_manifest(stored.data, stored.media_type)
+        content = distribution.check_manifest(stored.data, stored.media_type)
     except UnderwayError as error:
         raise UnderwayError(
             f"manifest {digest} of {repository} cannot be read: {error}",
             hint="delete it, then collect garbage again",
         ) from error
-    return {descriptor.digest for descriptor in rules.blobs_of(content)}
+    return {descriptor.digest for descriptor in distribution.blobs_of(content)}
 
 
 def _remove_unused(storage: Storage, file: Path, before_s: float) -> int | None:

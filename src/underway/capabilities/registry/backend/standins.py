@@ -11,9 +11,9 @@ from pathlib import Path
 
 from underway.base.errors import InternalError
 from underway.base.threads import run_blocking
-from underway.capabilities.registry import rules
 from underway.capabilities.registry.backend.storage import Storage
 from underway.capabilities.registry.model import ManifestUnknown, Stored
+from underway.capabilities.registry.rules import distribution
 from underway.kit.ports import BaseImages
 from underway.wire import oci
 
@@ -71,12 +71,12 @@ class StandIns:
         if oci.digest_of(data) != digest:
             raise InternalError(f"the image made for {repository}:{tag} has not digest {digest}")
         kind = oci.MANIFEST
-        content = rules.check_manifest(data, kind)
-        blobs = [descriptor.digest for descriptor in rules.blobs_of(content)]
+        content = distribution.check_manifest(data, kind)
+        blobs = [descriptor.digest for descriptor in distribution.blobs_of(content)]
         for blob in blobs:
             self._storage.adopt_blob(repository, blob, _file(layout, blob))
         stored = Stored(digest, kind, data)
-        self._storage.put_manifest(repository, stored, tag=tag, blobs=blobs)
+        self._storage.put_manifest(repository, stored, tags=[tag], blobs=blobs)
 
 
 def _file(layout: Path, digest: str) -> Path:

@@ -62,10 +62,10 @@ class Storage:
         finally:
             os.close(descriptor)
 
-    def repositories(self) -> list[str]:
-        """The names of all repositories, sorted."""
+    def repositories(self, project: str = "") -> list[str]:
+        """The names of all repositories, or of those of a project, sorted."""
         found = []
-        for directory, names, _ in os.walk(self._repositories):
+        for directory, names, _ in os.walk(self._repositories / project):
             if "_manifests" in names:
                 found.append(str(Path(directory).relative_to(self._repositories)))
             names[:] = [name for name in names if not name.startswith("_")]
@@ -90,6 +90,17 @@ class Storage:
                 return False
             self._add_link(self._link(repository, "_blobs", digest))
             return True
+
+    def mount_from_any(self, repository: str, digest: str, project: str) -> bool:
+        """Take a blob over from whichever repository of a project has it; False where none has."""
+        if not self._content(digest).exists():
+            return False
+        for directory, names, _ in os.walk(self._repositories / project):
+            if "_blobs" in names and (Path(directory) / "_blobs" / _hex(digest)).exists():
+                source = str(Path(directory).relative_to(self._repositories))
+                return self.mount(repository, digest, source)
+            names[:] = [name for name in names if not name.startswith("_")]
+        return False
 
     def delete_blob(self, repository: str, digest: str) -> None:
         """Take a blob out of a repository.
@@ -209,26 +220,28 @@ class Storage:
         repository: str,
         stored: Stored,
         *,
-        tag: str = "",
+        tags: Iterable[str] = (),
         blobs: Iterable[str] = (),
         manifests: Iterable[str] = (),
         subject: str = "",
+        sparse: bool = False,
     ) -> None:
         """Store a manifest.
 
         Args:
             repository: where.
             stored: the manifest; its digest is known to be right.
-            tag: to point at it, unless empty.
+            tags: to point at it.
             blobs: digests of the blobs it names.
             manifests: digests of the manifests it lists.
             subject: digest of the manifest it is about, which need not exist, or empty.
+            sparse: whether it may name what is not there.
 
         Raises:
             ManifestBlobUnknown: the repository lacks one of ``blobs`` or ``manifests``.
         """
         with self.locked():
-            self._use_all(repository, blobs, manifests)
+            self._use_all(repository, blobs, manifests, sparse=sparse)
             target = self._content(stored.digest)
             if not _use(target):
                 _make_directory(target.parent)
@@ -239,7 +252,7 @@ class Storage:
             if subject:
                 directory = self._repository(repository) / "_referrers" / _hex(subject)
                 self._add_link(directory / _hex(stored.digest))
-            if tag:
+            for tag in tags:
                 directory = self._repository(repository) / "_tags"
                 _make_directory(directory)
                 write_atomic(directory / tag, stored.digest)
@@ -266,6 +279,23 @@ class Storage:
             if self._tagged(repository, tag) == digest:
                 self.delete_tag(repository, tag)
         link.unlink()
+
+    def delete_repository(self, repository: str) -> None:
+        """Remove a repository with all its manifests, tags and uses of blobs.
+
+        Raises:
+            NameUnknown: there is no such repository.
+        """
+        directory = self._repository(repository)
+        with self.locked(alone=True):
+            if not (directory / "_manifests").is_dir():
+                raise NameUnknown(f"there is no repository {repository}")
+            for name in ("_tags", "_manifests", "_referrers", "_blobs"):
+                shutil.rmtree(directory / name, ignore_errors=True)
+            with contextlib.suppress(OSError):  # others lie below it
+                while directory != self._repositories:
+                    directory.rmdir()
+                    directory = directory.parent
 
     def tags(self, repository: str) -> list[str]:
         """A repository's tags.
@@ -309,14 +339,17 @@ class Storage:
             raise BlobUnknown(f"blob {digest} is not in {repository}")
         return content
 
-    def _use_all(self, repository: str, blobs: Iterable[str], manifests: Iterable[str]) -> None:
+    def _use_all(
+        self, repository: str, blobs: Iterable[str], manifests: Iterable[str], *, sparse: bool
+    ) -> None:
         for digest in blobs:
             try:
                 self._use_blob(repository, digest)
             except BlobUnknown as error:
-                raise ManifestBlobUnknown(f"blob {digest} is not in {repository}") from error
+                if not sparse:
+                    raise ManifestBlobUnknown(f"blob {digest} is not in {repository}") from error
         for digest in manifests:
-            if not _use(self._link(repository, "_manifests", digest)):
+            if not _use(self._link(repository, "_manifests", digest)) and not sparse:
                 raise ManifestBlobUnknown(f"manifest {digest} is not in {repository}")
 
     def _tagged(self, repository: str, tag: str) -> str:

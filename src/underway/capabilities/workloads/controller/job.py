@@ -27,6 +27,7 @@ from underway.capabilities.workloads.controller.pods import (
 )
 from underway.capabilities.workloads.model import pod_from_template, spec_of
 from underway.capabilities.workloads.rules import job as rules
+from underway.capabilities.workloads.rules.jobpolicy import FAILURES, IndexFailures, per_index
 from underway.reconcile import (
     NORMAL,
     WARNING,
@@ -103,7 +104,7 @@ class Jobs:
         plan = rules.plan(job, found, self._manager.clock.now())
         if plan.delete:
             return await self._control.delete(job, plan.delete), None
-        pods = [_pod(job, index) for index in plan.create]
+        pods = [_pod(job, index, found.indexes) for index in plan.create]
         return await self._control.create(job, pods), plan.wait_s
 
     async def _let_go(self, key: str, job: Object | None) -> None:
@@ -163,7 +164,7 @@ def _is_of(pod: Object, job: Object) -> bool:
     return owner is not None and owner["uid"] == uid_of(job)
 
 
-def _pod(job: Object, index: int | None) -> Object:
+def _pod(job: Object, index: int | None, failures: IndexFailures) -> Object:
     pod = pod_from_template(job, spec_of(job)["template"], owner_reference(job))
     metadata = meta(pod)
     metadata["finalizers"] = [*(metadata.get("finalizers") or ()), rules.FINALIZER]
@@ -176,6 +177,8 @@ def _pod(job: Object, index: int | None) -> Object:
     metadata["generateName"] = f"{name_of(job)}-{index}-"
     metadata.setdefault("annotations", {})[rules.INDEX] = str(index)
     labels[rules.INDEX] = str(index)
+    if per_index(job) is not None:
+        metadata["annotations"][FAILURES] = str(failures.counts.get(index, 0))
     spec = pod["spec"]
     spec.setdefault("hostname", f"{name_of(job)}-{index}")
     source = {"fieldRef": {"fieldPath": f"metadata.annotations['{rules.INDEX}']"}}

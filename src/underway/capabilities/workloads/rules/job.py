@@ -9,7 +9,8 @@ Source: Kubernetes docs, "Jobs" and "Job tracking with finalizers".
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from datetime import datetime
 
 from underway.api.objects import (
@@ -32,6 +33,8 @@ from underway.capabilities.workloads.model import (
     spec_of,
     status_of,
 )
+from underway.capabilities.workloads.rules import jobpolicy
+from underway.capabilities.workloads.rules.jobpolicy import IndexFailures
 
 FINALIZER = "batch.kubernetes.io/job-tracking"
 INDEX = "batch.kubernetes.io/job-completion-index"
@@ -59,6 +62,9 @@ class Tally:
     recorded: tuple[Object, ...]
     done_indexes: frozenset[int]
     last_failure: str | None
+    indexes: IndexFailures = field(default_factory=IndexFailures)
+    index_ended: Mapping[int, str] = field(default_factory=dict)  # when each last failed
+    fails_job: str = ""  # why the pod failure policy ends the Job
 
 
 def is_indexed(job: Object) -> bool:
@@ -101,13 +107,15 @@ def tally(job: Object, pods: list[Object]) -> Tally:
     ended_failures: list[str] = []
     # After the verdict every pod is given up, so that none keeps its finalizer for ever.
     over = bool(verdict_of(job)) or deleting(job)
+    patient = jobpolicy.waits_for_end(job)
     for pod in pods:
         if not tracked(pod):
             continue
-        end = _end(pod)
-        if end == "failed":
+        end = _end(pod, patient)
+        action = jobpolicy.action_on(job, pod)[0] if end == "failed" else ""
+        if end == "failed" and action != jobpolicy.IGNORE:
             ended_failures.append(_ended_at(pod))
-        if uid_of(pod) in known or (over and not active(pod)):
+        if uid_of(pod) in known or (over and not active(pod)) or action == jobpolicy.IGNORE:
             recorded.append(pod)
         elif end and sum(map(len, newly.values())) < UNCOUNTED_LIMIT:
             newly[end].append(uid_of(pod))
@@ -117,7 +125,9 @@ def tally(job: Object, pods: list[Object]) -> Tally:
         index = index_of(pod)
         if index is not None and phase(pod) == "Succeeded":
             done.add(index)
-    done = {index for index in done if index < int(spec_of(job).get("completions") or 0)}
+    size = int(spec_of(job).get("completions") or 0)
+    done = {index for index in done if index < size}
+    failed = _failed_by_index(pods, size)
     return Tally(
         active=tuple(pod for pod in pods if active(pod)),
         terminating=sum(deleting(pod) and not finished(pod) for pod in pods),
@@ -129,12 +139,35 @@ def tally(job: Object, pods: list[Object]) -> Tally:
         recorded=tuple(recorded),
         done_indexes=frozenset(done),
         last_failure=max(ended_failures, default=None),
+        indexes=jobpolicy.index_failures(
+            job, failed, parse_indexes(status_of(job).get("failedIndexes"))
+        ),
+        index_ended={
+            index: max(_ended_at(pod) for at, pod in failed if at == index) for index, _ in failed
+        },
+        fails_job=_fails_job(job, pods),
     )
 
 
-def _end(pod: Object) -> str:
+def _failed_by_index(pods: list[Object], size: int) -> list[tuple[int, Object]]:
+    found = [(index_of(pod), pod) for pod in pods if phase(pod) == "Failed"]
+    return [(index, pod) for index, pod in found if index is not None and index < size]
+
+
+def _fails_job(job: Object, pods: list[Object]) -> str:
+    for pod in pods:
+        action, text = jobpolicy.action_on(job, pod)
+        if action == jobpolicy.FAIL_JOB:
+            return text
+    return ""
+
+
+def _end(pod: Object, patient: bool = False) -> str:
+    """How the pod counts; ``patient`` waits with one that is taken away until it has ended."""
     if phase(pod) == "Succeeded":
         return "succeeded"
+    if patient:
+        return "failed" if phase(pod) == "Failed" else ""
     # A pod that is taken away before it succeeded will not succeed any more.
     return "failed" if phase(pod) == "Failed" or deleting(pod) else ""
 
@@ -152,8 +185,16 @@ def _ended_at(pod: Object) -> str:
 def judge(job: Object, found: Tally, now: datetime) -> Object | None:
     """The condition that ends the Job, if it is to end."""
     spec = spec_of(job)
+    if found.fails_job:
+        return _verdict("Failed", "PodFailurePolicy", found.fails_job)
+    if text := jobpolicy.success(job, found.done_indexes):
+        return _verdict("Complete", "SuccessPolicy", text)
+    if verdict := _indexes_fail(job, found):
+        return verdict
     limit = spec.get("backoffLimit")
     limit = 6 if limit is None else int(limit)
+    if spec.get("backoffLimit") is None and jobpolicy.per_index(job) is not None:
+        limit = 2**31 - 1
     completions = spec.get("completions")
     reached = (
         found.succeeded >= int(completions)
@@ -172,6 +213,19 @@ def judge(job: Object, found: Tally, now: datetime) -> Object | None:
         return _verdict(
             "Failed", "DeadlineExceeded", "Job was active longer than specified deadline"
         )
+    return None
+
+
+def _indexes_fail(job: Object, found: Tally) -> Object | None:
+    failed = found.indexes.failed
+    if not failed:
+        return None
+    most = spec_of(job).get("maxFailedIndexes")
+    if most is not None and len(failed) > int(most):
+        text = "Job has exceeded the specified maximal number of failed indexes"
+        return _verdict("Failed", "MaxFailedIndexesExceeded", text)
+    if len(failed | found.done_indexes) >= int(spec_of(job).get("completions") or 0):
+        return _verdict("Failed", "FailedIndexes", "Job has failed indexes")
     return None
 
 
@@ -230,7 +284,8 @@ def plan(job: Object, found: Tally, now: datetime) -> Plan:
     completions = spec.get("completions")
     running = len(found.active)
     if completions is not None:
-        wanted = min(parallelism, int(completions) - found.succeeded)
+        left = int(completions) - len(found.indexes.failed - found.done_indexes)
+        wanted = min(parallelism, left - found.succeeded)
     else:
         wanted = running if found.succeeded else parallelism
         wanted = min(wanted, parallelism)
@@ -241,17 +296,38 @@ def plan(job: Object, found: Tally, now: datetime) -> Plan:
         extra += rest[: running - len(extra) - wanted]
     if extra:
         return Plan(delete=tuple(extra))
-    missing = min(wanted - running, BURST)
+    leaving = found.terminating if jobpolicy.waits_for_end(job) else 0
+    missing = min(wanted - running - leaving, BURST)
     if missing <= 0:
         return Plan()
+    if jobpolicy.per_index(job) is not None:
+        return _plan_by_index(job, found, missing, now)
     wait_s = _backoff_s(found, now)
     if wait_s > 0:
         return Plan(wait_s=wait_s)
     if not is_indexed(job):
         return Plan(create=(None,) * missing)
-    taken = {index_of(pod) for pod in found.active} | found.done_indexes
-    free = [index for index in range(int(completions or 0)) if index not in taken]
-    return Plan(create=tuple(free[:missing]))
+    return Plan(create=tuple(_free(job, found)[:missing]))
+
+
+def _free(job: Object, found: Tally) -> list[int]:
+    taken = {index_of(pod) for pod in found.active} | found.done_indexes | found.indexes.failed
+    completions = int(spec_of(job).get("completions") or 0)
+    return [index for index in range(completions) if index not in taken]
+
+
+def _plan_by_index(job: Object, found: Tally, missing: int, now: datetime) -> Plan:
+    """Each index waits for its own failures only."""
+    create: list[int] = []
+    waits: list[float] = []
+    for index in _free(job, found):
+        failures = found.indexes.counts.get(index, 0)
+        wait_s = _delay_s(failures, found.index_ended.get(index), now)
+        if wait_s > 0:
+            waits.append(wait_s)
+        elif len(create) < missing:
+            create.append(index)
+    return Plan(create=tuple(create), wait_s=min(waits, default=None))
 
 
 def _superfluous(job: Object, found: Tally) -> list[Object]:
@@ -271,10 +347,14 @@ def _superfluous(job: Object, found: Tally) -> list[Object]:
 
 
 def _backoff_s(found: Tally, now: datetime) -> float:
-    if not found.failed or not found.last_failure:
+    return _delay_s(found.failed, found.last_failure, now)
+
+
+def _delay_s(failures: int, last: str | None, now: datetime) -> float:
+    if not failures or not last:
         return 0.0
-    delay_s = min(BASE_DELAY_S * 2.0 ** min(found.failed - 1, 20), MAX_DELAY_S)
-    return delay_s - (now - parse_rfc3339(found.last_failure)).total_seconds()
+    delay_s = min(BASE_DELAY_S * 2.0 ** min(failures - 1, 20), MAX_DELAY_S)
+    return delay_s - (now - parse_rfc3339(last)).total_seconds()
 
 
 def status(job: Object, found: Tally, verdict: Object | None, now: datetime) -> Object:
@@ -305,6 +385,7 @@ def status(job: Object, found: Tally, verdict: Object | None, now: datetime) -> 
         "failed": counts["failed"] or None,
         "uncountedTerminatedPods": {kind: uids for kind, uids in pending.items() if uids},
         "completedIndexes": format_indexes(found.done_indexes) or None,
+        "failedIndexes": _failed_indexes(job, found),
         "conditions": [dict(each) for each in old.get("conditions") or ()],
     }
     if not result.get("startTime") and not is_suspended(job):
@@ -314,6 +395,12 @@ def status(job: Object, found: Tally, verdict: Object | None, now: datetime) -> 
         _conclude(result, verdict, found, moment)
     result["conditions"] = result["conditions"] or None
     return result
+
+
+def _failed_indexes(job: Object, found: Tally) -> str | None:
+    if jobpolicy.per_index(job) is None:
+        return None
+    return format_indexes(found.indexes.failed)
 
 
 def _suspension(job: Object, result: Object, now: str) -> None:

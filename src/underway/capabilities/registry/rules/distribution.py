@@ -1,12 +1,10 @@
-"""What paths, manifests, ranges and credentials mean.
+"""What paths, manifests and ranges mean.
 
 Source: opencontainers/distribution-spec 1.1 (end-1 to end-14); opencontainers/image-spec 1.1.
 """
 
 from __future__ import annotations
 
-import base64
-import hmac
 import re
 from collections.abc import Mapping
 from typing import Any
@@ -15,7 +13,6 @@ import msgspec
 
 from underway.base.errors import BadRequest
 from underway.capabilities.registry.model import (
-    LoginRequired,
     ManifestInvalid,
     NameInvalid,
     PageInvalid,
@@ -190,20 +187,3 @@ def chunk_range(header: str) -> tuple[int, int] | None:
     if not found or int(found.group(2)) < int(found.group(1)):
         raise RangeInvalid(f"content-range {header!r} is no range")
     return int(found.group(1)), int(found.group(2))
-
-
-def check_login(header: str, username: str, password: str) -> None:
-    """Compare Basic credentials, taking the same time whatever is wrong.
-
-    Raises:
-        LoginRequired: there are none, or they are wrong.
-    """
-    scheme, _, encoded = header.partition(" ")
-    given = b""
-    if scheme.lower() == "basic":
-        try:
-            given = base64.b64decode(encoded, validate=True)
-        except ValueError:
-            given = b""
-    if not hmac.compare_digest(given, f"{username}:{password}".encode()):
-        raise LoginRequired("authentication is required")

@@ -11,84 +11,57 @@ from urllib.parse import quote, urlencode
 
 import msgspec
 
-from underway.base.clock import SystemClock
-from underway.base.errors import NotFound, TooLarge, UnderwayError
-from underway.base.home import Home
+from underway.base.errors import TooLarge
 from underway.base.threads import run_blocking
-from underway.capabilities.registry import rules
-from underway.capabilities.registry.backend import garbage
-from underway.capabilities.registry.backend.credentials import ensure_credentials
+from underway.capabilities.registry.backend.accounts import Accounts
 from underway.capabilities.registry.backend.standins import StandIns
 from underway.capabilities.registry.backend.storage import Storage
 from underway.capabilities.registry.model import (
     BlobUnknown,
     DigestInvalid,
-    LoginRequired,
+    Identity,
     ManifestInvalid,
     ManifestTooLarge,
     ManifestUnknown,
     RangeInvalid,
-    RegistryError,
     Route,
+    Scope,
+    ScopeInsufficient,
     SizeInvalid,
     Stored,
     Unsupported,
 )
-from underway.kit.ports import BaseImages
-from underway.kit.registry import Ports
+from underway.capabilities.registry.rules import access, distribution
 from underway.wire import oci
-from underway.wire.http import Handler, Request, Response, json_response
+from underway.wire.http import Request, Response, json_response
 
 _PIECE = 1024 * 1024
-
-
-def app(home: Home, ports: Ports) -> Handler:
-    """The registry of a home, with its credentials and, where something makes them, stand-ins."""
-    username, password = ensure_credentials(home, home.load_settings())
-    storage = Storage(home.registry)
-    garbage.drop_abandoned(storage, SystemClock().now())
-    try:
-        images: BaseImages | None = ports.get("base-images")
-    except NotFound:
-        images = None
-    stand_ins = StandIns(storage, images, home.registry / "making")
-    return Registry(storage, stand_ins, username, password).handle
+_TAGS_LIMIT = 100  # set by one request
 
 
 class Registry:
-    """Answers the distribution API for one user."""
+    """Answers the distribution API to those who may ask."""
 
-    def __init__(self, storage: Storage, stand_ins: StandIns, username: str, password: str) -> None:
+    def __init__(self, storage: Storage, stand_ins: StandIns, accounts: Accounts) -> None:
         self._storage = storage
         self._stand_ins = stand_ins
+        self._accounts = accounts
         self._receiving: set[str] = set()
-        self._login = (username, password)
         self._handlers: dict[str, Callable[[Request, Route], Awaitable[Response]]] = {
             "base": self._base,
             "catalog": self._catalog,
             "blob": self._blob,
-            "uploads": self._uploads,
             "upload": self._upload,
             "manifest": self._manifest,
             "tags": self._tags,
             "referrers": self._referrers,
         }
 
-    async def handle(self, request: Request) -> Response:
-        """Answer one request; errors are written as the specification wants them."""
-        try:
-            rules.check_login(request.headers.get("authorization", ""), *self._login)
-            route = rules.parse_path(request.segments())
-            response = await self._handlers[route.kind](request, route)
-        except RegistryError as error:
-            response = json_response(error.body(), error.code)
-            if isinstance(error, LoginRequired):
-                response.headers["www-authenticate"] = 'Basic realm="underway"'
-        except UnderwayError as error:  # a stand-in that could not be made, a full disk
-            wrapped = RegistryError(error.message, hint=error.hint)
-            response = json_response(wrapped.body(), error.code)
-        response.headers["docker-distribution-api-version"] = "registry/2.0"
-        return response
+    async def answer(self, request: Request, route: Route, identity: Identity) -> Response:
+        """Answer one request of somebody who may make it; raises RegistryError."""
+        if route.kind == "uploads":
+            return await self._uploads(request, route, identity)
+        return await self._handlers[route.kind](request, route)
 
     async def _base(self, request: Request, route: Route) -> Response:
         _allow(request, "GET", "HEAD")
@@ -123,7 +96,7 @@ class Registry:
             "etag": f'"{digest}"',
         }
         try:
-            span = rules.byte_range(request.headers.get("range", ""), size)
+            span = distribution.byte_range(request.headers.get("range", ""), size)
         except ValueError:
             return Response(416, {"content-range": f"bytes */{size}"})
         first, last = span or (0, size - 1)
@@ -133,13 +106,14 @@ class Registry:
         body = b"" if request.method == "HEAD" else _file(path, first, last)
         return Response(206 if span else 200, headers, body)
 
-    async def _uploads(self, request: Request, route: Route) -> Response:
+    async def _uploads(self, request: Request, route: Route, identity: Identity) -> Response:
         _allow(request, "POST")
         params = request.params()
-        if "mount" in params and "from" in params and oci.is_repository(params["from"]):
-            digest, source = params["mount"], params["from"]
-            if await run_blocking(self._storage.mount, route.repository, digest, source):
-                return self._created(route.repository, digest)
+        if oci.is_digest(params.get("mount", "")) and await self._mount(params, route, identity):
+            return self._created(route.repository, params["mount"])
+        algorithm = params.get("digest-algorithm", "sha256")
+        if algorithm not in oci.DIGEST_ALGORITHMS:
+            raise DigestInvalid(f"digest-algorithm {algorithm!r} is not known here")
         digest = params.get("digest", "")
         if digest and not oci.is_digest(digest):
             raise DigestInvalid(f"{digest!r} is no digest")
@@ -148,6 +122,25 @@ class Registry:
             await self._receive(request, upload, 0)
             return await self._finish(route.repository, upload, digest)
         return self._accepted(route.repository, upload, 0)
+
+    async def _mount(self, params: dict[str, str], route: Route, identity: Identity) -> bool:
+        """Take a blob over from where the client may pull it; False where it has to upload it."""
+        target, digest, source = route.repository, params["mount"], params.get("from", "")
+        if not source:
+            # Without a source, any repository of the project that the account may read will do.
+            account = Identity(identity.account)
+            if not self._accounts.may_pull(account, target):
+                return False
+            project = access.project_of(target)
+            return await run_blocking(self._storage.mount_from_any, target, digest, project)
+        if not oci.is_repository(source):
+            return False
+        if not self._accounts.may_pull(identity, source):
+            if self._accounts.may_pull(Identity(identity.account), source):
+                wanted = Scope("repository", source, frozenset({"pull"}))
+                raise ScopeInsufficient("the token does not allow reading the source", wanted)
+            return False
+        return await run_blocking(self._storage.mount, target, digest, source)
 
     async def _upload(self, request: Request, route: Route) -> Response:
         _allow(request, "GET", "PATCH", "PUT", "DELETE")
@@ -174,7 +167,7 @@ class Registry:
 
     async def _receive_chunk(self, request: Request, upload: str, size: int) -> int:
         """Append the body; a chunk whose range or length is wrong leaves nothing behind."""
-        chunk = rules.chunk_range(request.headers.get("content-range", ""))
+        chunk = distribution.chunk_range(request.headers.get("content-range", ""))
         if chunk and chunk[0] != size:
             raise RangeInvalid(f"the upload holds {size} bytes; the chunk begins at {chunk[0]}")
         received = await self._receive(request, upload, size)
@@ -247,21 +240,19 @@ class Registry:
         except TooLarge as error:
             raise ManifestTooLarge("the manifest is larger than 4 MiB") from error
         media_type = request.headers.get("content-type", "").partition(";")[0].strip()
-        content = rules.check_manifest(data, media_type)
-        digest = oci.digest_of(data)
-        if ":" in route.reference and route.reference != digest:
-            raise DigestInvalid(f"the manifest has digest {digest}, not {route.reference}")
-        if ":" not in route.reference and not oci.is_tag(route.reference):
-            raise ManifestInvalid(f"{route.reference!r} is neither tag nor digest")
-        subject = rules.subject_of(content)
+        content = distribution.check_manifest(data, media_type)
+        digest, tags = _targets(request, route.reference, data)
+        subject = distribution.subject_of(content)
+        project = self._accounts.project(route.repository)
         await run_blocking(
             self._storage.put_manifest,
             route.repository,
             Stored(digest, media_type, data),
-            tag="" if ":" in route.reference else route.reference,
-            blobs=[each.digest for each in rules.blobs_of(content)],
-            manifests=[each.digest for each in rules.manifests_of(content)],
+            tags=tags,
+            blobs=[each.digest for each in distribution.blobs_of(content)],
+            manifests=[each.digest for each in distribution.manifests_of(content)],
             subject=subject,
+            sparse=bool(project and project.sparse),
         )
         headers = {
             "location": f"/v2/{route.repository}/manifests/{digest}",
@@ -269,6 +260,8 @@ class Registry:
         }
         if subject:
             headers["oci-subject"] = subject
+        if tags and oci.is_digest(route.reference):
+            headers["oci-tag"] = ", ".join(tags)
         return Response(201, headers)
 
     async def _referrers(self, request: Request, route: Route) -> Response:
@@ -284,7 +277,31 @@ class Registry:
 
     def _list_referrers(self, route: Route) -> list[dict[str, object]]:
         stored = self._storage.referrers(route.repository, route.reference)
-        return [rules.referrer(each.digest, each.data, each.media_type) for each in stored]
+        return [distribution.referrer(each.digest, each.data, each.media_type) for each in stored]
+
+
+def _targets(request: Request, reference: str, data: bytes) -> tuple[str, list[str]]:
+    """The digest of a pushed manifest, and the tags to set.
+
+    Raises:
+        DigestInvalid: the digest in the path is not that of the content.
+        ManifestInvalid: the path, or a ``tag`` parameter, holds no tag.
+    """
+    if oci.is_digest(reference):
+        digest = oci.digest_of(data, reference.partition(":")[0])
+        if digest != reference:
+            raise DigestInvalid(f"the manifest has digest {digest}, not {reference}")
+        tags = request.param_lists().get("tag", [])
+        if len(tags) > _TAGS_LIMIT:
+            raise ManifestInvalid(f"{len(tags)} tags are too many for one request")
+    elif ":" in reference:
+        raise DigestInvalid(f"{reference!r} is no digest")
+    else:
+        digest, tags = oci.digest_of(data), [reference]
+    for tag in tags:
+        if not oci.is_tag(tag):
+            raise ManifestInvalid(f"{tag!r} is neither tag nor digest")
+    return digest, tags
 
 
 def _allow(request: Request, *methods: str) -> None:
@@ -295,7 +312,7 @@ def _allow(request: Request, *methods: str) -> None:
 def _page(
     request: Request, path: str, key: str, names: list[str], more: dict[str, str] | None = None
 ) -> Response:
-    shown, follows = rules.page(names, request.params())
+    shown, follows = distribution.page(names, request.params())
     headers = {}
     if follows:
         query = urlencode({"n": request.params()["n"], "last": shown[-1]})

@@ -1,0 +1,173 @@
+"""Expressions: compiled once, evaluated often, never without a bound on the work.
+
+Source: cel-spec; Kubernetes reference, "Common Expression Language in Kubernetes".
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from functools import cache, lru_cache
+from typing import Any
+
+from cel_expr_python import cel  # type: ignore[import-untyped]
+from cel_expr_python.ext import (  # type: ignore[import-untyped]
+    ext_bindings,
+    ext_encoders,
+    ext_math,
+    ext_optional,
+    ext_strings,
+)
+
+from underway.api.cel import cost, functions, syntax
+from underway.base.errors import Invalid
+
+LENGTH_LIMIT = 16 * 1024  # characters of one expression
+_CODES = ("INVALID_ARGUMENT: ", "NOT_FOUND: ", "UNKNOWN: ", "OUT_OF_RANGE: ", "INTERNAL: ")
+_BUDGET = "operation cancelled: actual cost limit exceeded"
+
+
+class EvaluationError(Invalid):
+    """An expression has no value for these inputs: a missing key, a division by zero.
+
+    ``exhausted`` says that it would cost too much to find one.
+    """
+
+    exhausted = False
+
+
+class Program:
+    """A compiled expression; safe to share. Make it with ``compile_expression``."""
+
+    def __init__(self, text: str, compiled: cel.Expression) -> None:
+        self.text = text
+        self.tree = syntax.read(compiled.serialize())
+        self.returns = compiled.return_type().name()
+        self._compiled = compiled
+        self._cost = lru_cache(maxsize=64)(self._cost_at)
+
+    def uses(self, name: str) -> bool:
+        """Whether a variable occurs in it."""
+        return name in _names(self.tree)
+
+    def fields_of(self, name: str) -> set[str]:
+        """The fields it selects of a variable, as ``variables.a`` does."""
+        return {
+            each.field
+            for each in syntax.walk(self.tree)
+            if isinstance(each, syntax.Select) and each.operand == syntax.Name(name)
+        }
+
+    def estimate(self, variables: Mapping[str, cost.Bound]) -> int:
+        """The most it can cost, in units of ``cost``.
+
+        Raises:
+            UndefinedFieldError: it names a field a schema does not have.
+        """
+        return cost.estimate(self.tree, variables)
+
+    def cost_of(self, size: tuple[int, int]) -> int:
+        """The most it can cost over untyped values of a size as ``largest`` says it."""
+        return self._cost(size[0].bit_length(), size[1].bit_length())
+
+    def evaluate(self, values: Mapping[str, Any], size: tuple[int, int] | None = None) -> Any:
+        """The value for these variables, as JSON.
+
+        Args:
+            values: name -> JSON value.
+            size: what ``largest`` says of the values, where that is known.
+
+        Raises:
+            EvaluationError: there is none, or finding it costs too much.
+        """
+        if self.cost_of(size or largest(list(values.values()))) > cost.CALL_LIMIT:
+            raise _exhausted()
+        try:
+            result = self._compiled.eval(data=dict(values))
+            found = result.plain_value()
+        except (RuntimeError, TypeError, ValueError) as error:
+            if "Iteration budget" in str(error):
+                raise _exhausted() from error
+            raise EvaluationError(_worded(str(error))) from error
+        if result.type() == cel.Type.ERROR:
+            raise EvaluationError(_worded(str(found)))
+        return found
+
+    def _cost_at(self, text_bits: int, items_bits: int) -> int:
+        inner = cost.Flat(1 << text_bits, 1 << items_bits)
+        return cost.estimate(self.tree, dict.fromkeys(_names(self.tree), inner))
+
+
+def _exhausted() -> EvaluationError:
+    error = EvaluationError(_BUDGET)
+    error.exhausted = True
+    return error
+
+
+def compile_expression(text: str, variables: tuple[str, ...]) -> Program:
+    """The program of an expression over untyped variables.
+
+    Raises:
+        Invalid: it is no expression; the message points at the place.
+    """
+    if len(text) > LENGTH_LIMIT:
+        raise Invalid(f"expression is longer than {LENGTH_LIMIT} characters")
+    return _compiled(text, variables)
+
+
+@lru_cache(maxsize=4096)
+def _compiled(text: str, variables: tuple[str, ...]) -> Program:
+    try:
+        return Program(text, _environment(variables).compile(text))
+    except (RuntimeError, ValueError) as error:
+        raise Invalid(_worded(str(error))) from error
+
+
+@lru_cache(maxsize=64)
+def _environment(variables: tuple[str, ...]) -> cel.Env:
+    return cel.NewEnv(
+        variables=dict.fromkeys(variables, cel.Type.DYN),
+        extensions=[
+            ext_bindings.ExtBindings(),
+            ext_encoders.ExtEncoders(),
+            ext_math.ExtMath(),
+            ext_optional.ExtOptional(),
+            ext_strings.ExtStrings(),
+            cel.CelExtension("kubernetes", _functions()),
+        ],
+    )
+
+
+@cache
+def _functions() -> list[cel.FunctionDecl]:
+    return functions.declarations()
+
+
+def largest(value: Any) -> tuple[int, int]:
+    """The longest string (characters) and the longest list or map (items) in a value."""
+    text = items = 0
+    rest = [value]
+    while rest:
+        each = rest.pop()
+        if isinstance(each, str | bytes):
+            text = max(text, len(each))
+        elif isinstance(each, dict):
+            items = max(items, len(each))
+            rest.extend(each.keys())
+            rest.extend(each.values())
+        elif isinstance(each, list):
+            items = max(items, len(each))
+            rest.extend(each)
+    return text, items
+
+
+def _worded(text: str) -> str:
+    """The library's message without its status code, missing keys as Kubernetes names them."""
+    for code in _CODES:
+        text = text.removeprefix(code).removesuffix(f" [{code[:-2]}]")
+    if text.startswith("Key not found in map : "):
+        return f"no such key: {text.removeprefix('Key not found in map : ').strip(chr(34))}"
+    return text
+
+
+def _names(node: syntax.Node) -> set[str]:
+    return {each.name for each in syntax.walk(node) if isinstance(each, syntax.Name)}

@@ -1,0 +1,141 @@
+"""The rules of admission webhook configurations.
+
+Source: Kubernetes ``pkg/apis/admissionregistration/validation``; API reference,
+``admissionregistration.k8s.io/v1``.
+"""
+
+from __future__ import annotations
+
+from urllib.parse import urlsplit
+
+from underway.api import names
+from underway.api.kinds.causes import bad, duplicate, forbidden, one_of, required, unsupported
+from underway.api.objects import Object
+from underway.api.shape import items, mapping, text
+from underway.base.errors import Cause
+
+_OPERATIONS = ("*", "CREATE", "UPDATE", "DELETE", "CONNECT")
+_SCOPES = ("*", "Cluster", "Namespaced")
+_LONGEST_TIMEOUT_S = 30
+
+
+def check_webhooks(obj: Object) -> list[Cause]:
+    """What is wrong with a validating or mutating configuration."""
+    found: list[Cause] = []
+    seen: set[str] = set()
+    for index, hook in enumerate(items(obj, "webhooks")):
+        path = f"webhooks[{index}]"
+        found += _check_name(text(hook, "name"), f"{path}.name")
+        if text(hook, "name") in seen:
+            found.append(duplicate(f"{path}.name", text(hook, "name")))
+        seen.add(text(hook, "name"))
+        found += _check_hook(hook, path)
+    return found
+
+
+def _check_name(name: str, path: str) -> list[Cause]:
+    if not name:
+        return [required(path)]
+    found = [bad(path, name, message) for message in names.dns_subdomain(name)]
+    if not found and name.count(".") < 2:
+        found.append(
+            bad(path, name, "should be a domain with at least three segments separated by dots")
+        )
+    return found
+
+
+def _check_hook(hook: Object, path: str) -> list[Cause]:
+    found: list[Cause] = []
+    versions = hook.get("admissionReviewVersions") or []
+    if not versions:
+        found.append(required(f"{path}.admissionReviewVersions", "must specify one of v1, v1beta1"))
+    elif "v1" not in versions:
+        message = "must include at least one of v1, v1beta1"
+        found.append(bad(f"{path}.admissionReviewVersions", versions, message))
+    for index, rule in enumerate(items(hook, "rules")):
+        found += _check_rule(rule, f"{path}.rules[{index}]")
+    found += one_of(f"{path}.failurePolicy", hook.get("failurePolicy"), ("Fail", "Ignore"))
+    found += one_of(f"{path}.matchPolicy", hook.get("matchPolicy"), ("Equivalent", "Exact"))
+    found += one_of(f"{path}.sideEffects", hook.get("sideEffects"), ("None", "NoneOnDryRun"))
+    if "reinvocationPolicy" in hook:
+        policies = ("IfNeeded", "Never")
+        found += one_of(f"{path}.reinvocationPolicy", hook["reinvocationPolicy"], policies)
+    timeout_s = hook.get("timeoutSeconds")
+    if not isinstance(timeout_s, int) or not 1 <= timeout_s <= _LONGEST_TIMEOUT_S:
+        message = f"the timeout value must be between 1 and {_LONGEST_TIMEOUT_S} seconds"
+        found.append(bad(f"{path}.timeoutSeconds", timeout_s, message))
+    return found + _check_client(mapping(hook, "clientConfig"), f"{path}.clientConfig")
+
+
+def _check_rule(rule: Object, path: str) -> list[Cause]:
+    found: list[Cause] = []
+    for field in ("operations", "apiGroups", "apiVersions", "resources"):
+        values = rule.get(field) or []
+        if not values:
+            found.append(required(f"{path}.{field}"))
+        elif len(values) > 1 and "*" in values:
+            message = f"if '*' is present, must not specify other {field}"
+            found.append(bad(f"{path}.{field}", values, message))
+    for index, operation in enumerate(rule.get("operations") or ()):
+        if operation not in _OPERATIONS:
+            found.append(unsupported(f"{path}.operations[{index}]", operation, sorted(_OPERATIONS)))
+    return found + one_of(f"{path}.scope", rule.get("scope"), _SCOPES)
+
+
+def _check_client(config: Object, path: str) -> list[Cause]:
+    url, service = config.get("url"), config.get("service")
+    if (url is None) == (service is None):
+        return [required(path, "exactly one of url or service is required")]
+    if service is not None:
+        return _check_service(service, f"{path}.service")
+    try:
+        parts = urlsplit(str(url))
+        _ = parts.port
+    except ValueError as error:
+        return [required(f"{path}.url", f"url must be a valid URL: {error}")]
+    found = []
+    form = "; desired format: https://host[/path]"
+    if parts.scheme != "https":
+        message = f"'https' is the only allowed URL scheme{form}"
+        found.append(bad(f"{path}.url", parts.scheme, message))
+    if not parts.hostname:
+        found.append(bad(f"{path}.url", "", f"host must be specified{form}"))
+    if parts.username is not None:
+        message = "user information is not permitted in the URL"
+        found.append(bad(f"{path}.url", parts.username, message))
+    if parts.fragment:
+        message = "fragments are not permitted in the URL"
+        found.append(bad(f"{path}.url", parts.fragment, message))
+    if parts.query:
+        message = "query parameters are not permitted in the URL"
+        found.append(bad(f"{path}.url", parts.query, message))
+    return found
+
+
+def _check_service(service: Object, path: str) -> list[Cause]:
+    found = [
+        required(f"{path}.{field}", f"service {field} is required")
+        for field in ("name", "namespace")
+        if not service.get(field)
+    ]
+    port = service.get("port")
+    if not isinstance(port, int) or not 1 <= port <= 65535:
+        found.append(
+            bad(f"{path}.port", port, "port is not valid: must be between 1 and 65535, inclusive")
+        )
+    if service.get("path") and not str(service["path"]).startswith("/"):
+        found.append(bad(f"{path}.path", service["path"], "must start with a '/'"))
+    return found
+
+
+def refuse_conditions(obj: Object) -> list[Cause]:
+    """``matchConditions`` where nothing evaluates CEL."""
+    return [
+        forbidden(
+            f"webhooks[{index}].matchConditions",
+            "this server does not evaluate match conditions (CEL); use rules, namespaceSelector"
+            " and objectSelector",
+        )
+        for index, hook in enumerate(items(obj, "webhooks"))
+        if hook.get("matchConditions")
+    ]

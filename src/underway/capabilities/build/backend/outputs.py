@@ -1,0 +1,229 @@
+"""Where a finished image goes besides the shelf: archives, directories, any registry.
+
+Sources: OCI image-spec 1.1 ``image-layout.md``; Docker ``image save`` (``manifest.json``).
+"""
+
+from __future__ import annotations
+
+import io
+import os
+import sys
+import tarfile
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import IO, TypeVar
+
+from underway.base.errors import BadRequest, UnderwayError
+from underway.base.home import Home, Settings
+from underway.capabilities.build.backend import layout
+from underway.capabilities.build.backend.copying import Manner, copy_into
+from underway.capabilities.build.backend.origins import push
+from underway.capabilities.build.backend.shelf import Shelf
+from underway.capabilities.build.backend.trees import Tree
+from underway.capabilities.build.model import Image
+from underway.linux import layer_tar
+from underway.linux.mounts import with_own_mounts
+from underway.transport.registry import RegistryClient, credentials
+from underway.wire import oci
+
+T = TypeVar("T")
+
+DOCKER_HUB_KEY = "https://index.docker.io/v1/"
+_KANIKO_CONFIG = Path("/kaniko/.docker/config.json")
+
+
+@dataclass(frozen=True)
+class Made:
+    """An image on the shelf, with its documents."""
+
+    documents: layout.Documents
+    image: Image
+    shelf: Shelf
+
+
+@dataclass(frozen=True)
+class Access:
+    """How registries are talked to: hosts in ``insecure`` by plain http where https fails.
+
+    ``skip_verify`` are hosts whose certificate is not looked at, ``certificates`` files of the
+    authorities of others.
+    """
+
+    insecure: frozenset[str] = frozenset()
+    skip_verify: frozenset[str] = frozenset()
+    certificates: Mapping[str, Path] = field(default_factory=dict)
+
+
+def write_archive(target: IO[bytes], made: Made, names: Sequence[str], *, docker: bool) -> None:
+    """Write an OCI layout as a tar stream; with ``docker`` one that ``docker load`` reads too.
+
+    The same image under the same names gives the same bytes.
+    """
+    documents, image = made.documents, made.image
+    entry = {"mediaType": oci.MANIFEST, "digest": documents.digest, "size": len(documents.manifest)}
+    named = [
+        {**entry, "annotations": {
+            "io.containerd.image.name": name,
+            "org.opencontainers.image.ref.name": oci.Reference.parse(name).tag,
+        }}
+        for name in names
+    ]  # fmt: skip
+    index = {"schemaVersion": 2, "mediaType": oci.INDEX, "manifests": named or [entry]}
+    blobs: dict[str, bytes | Path] = {
+        oci.digest_of(documents.manifest): documents.manifest,
+        oci.digest_of(documents.config): documents.config,
+    }
+    blobs |= {layer.digest: made.shelf.blob(layer.digest) for layer in image.layers}
+    files: dict[str, bytes | Path] = {_blob(digest): data for digest, data in blobs.items()}
+    files["index.json"] = layout.encode(index)
+    files["oci-layout"] = b'{"imageLayoutVersion":"1.0.0"}'
+    if docker:
+        files["manifest.json"] = layout.encode(
+            [
+                {
+                    "Config": _blob(oci.digest_of(documents.config)),
+                    "RepoTags": list(names),
+                    "Layers": [_blob(layer.digest) for layer in image.layers],
+                }
+            ]
+        )
+    with tarfile.open(fileobj=target, mode="w|", format=tarfile.PAX_FORMAT) as archive:
+        for name in sorted(files):
+            _add(archive, name, files[name])
+
+
+def write_tar(target: IO[bytes], made: Made) -> None:
+    """Write the image's files, all layers as one, as a tar stream."""
+    _with_root(made, lambda root: layer_tar.pack(root, None, target.write))
+
+
+def write_files(folder: Path, made: Made) -> None:
+    """Copy the image's files into a directory.
+
+    Raises:
+        BadRequest: a file there is in the way.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    files = Manner(owner=None)
+
+    def copy(root: Path) -> None:
+        tree = Tree(root, what="image")
+        copy_into(folder, tree, tree.find("."), "/", files)
+
+    _with_root(made, copy)
+
+
+def to_stream(path: str, write: Callable[[IO[bytes]], None]) -> None:
+    """Let ``write`` fill a file, which appears whole or not at all; ``-`` is standard output.
+
+    Raises:
+        BadRequest: the file cannot be written.
+    """
+    if path == "-":
+        write(sys.stdout.buffer)
+        sys.stdout.buffer.flush()
+        return
+    target = Path(path)
+    aside = target.with_name(f".{target.name}.part")
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        with aside.open("wb") as stream:
+            write(stream)
+        aside.replace(target)
+    except OSError as error:
+        raise BadRequest(f"cannot write {path}: {error.strerror}") from error
+    finally:
+        aside.unlink(missing_ok=True)
+
+
+def push_to(
+    reference: oci.Reference, made: Made, home: Home, settings: Settings, access: Access
+) -> None:
+    """Push to the registry that a name says, with the credentials the user has for it.
+
+    The platform's own registry is known with its authority and password.
+
+    Raises:
+        UnderwayError: the registry refused or cannot be reached.
+    """
+    host = reference.registry
+    if host == f"{settings.bind_address}:{settings.registry_port}" and _is_ours(home, host):
+        client = RegistryClient.of_platform(home, settings)
+        with client:
+            push(client, reference.repository, reference.tag, made.documents, made.image,
+                 made.shelf)  # fmt: skip
+        return
+    username, password = docker_credentials(host)
+    address = "registry-1.docker.io" if host == oci.DEFAULT_REGISTRY else host
+    schemes = ["https", "http"] if host in access.insecure else ["https"]
+    for scheme in schemes:
+        try:
+            with RegistryClient(
+                f"{scheme}://{address}",
+                ca_file=access.certificates.get(host),
+                username=username,
+                password=password,
+                verify_tls=host not in access.skip_verify,
+            ) as client:
+                push(client, reference.repository, reference.tag, made.documents, made.image,
+                     made.shelf)  # fmt: skip
+            return
+        except UnderwayError as error:
+            if scheme == schemes[-1] or error.code != 503:
+                raise
+
+
+def docker_config() -> Path:
+    """The file with the user's registry credentials, as kaniko and docker look for it."""
+    if folder := os.environ.get("DOCKER_CONFIG"):
+        return Path(folder) / "config.json"
+    if _KANIKO_CONFIG.is_file():
+        return _KANIKO_CONFIG
+    return Path.home() / ".docker" / "config.json"
+
+
+def docker_credentials(host: str) -> tuple[str, str]:
+    """User and password for a registry from ``config.json``; empty where there are none.
+
+    Raises:
+        BadRequest: the file is not of that form.
+    """
+    keys = [host, f"https://{host}", f"http://{host}"]
+    if host == oci.DEFAULT_REGISTRY:
+        keys += [DOCKER_HUB_KEY, "index.docker.io"]
+    for key in keys:
+        found = credentials(docker_config(), key)
+        if found[0]:
+            return found
+    return "", ""
+
+
+def _is_ours(home: Home, host: str) -> bool:
+    return bool(credentials(home.registry_auth, host)[0])
+
+
+def _with_root(made: Made, work: Callable[[Path], T]) -> T:
+    def mounted() -> T:
+        with made.shelf.layers.scratch() as scratch:
+            if made.image.layers:
+                made.shelf.layers.mount(made.image.diff_ids, scratch.root / "upper")
+            return work(scratch.root / "upper")
+
+    return with_own_mounts(mounted)
+
+
+def _add(archive: tarfile.TarFile, name: str, content: bytes | Path) -> None:
+    info = tarfile.TarInfo(name)
+    info.mode = 0o644
+    if isinstance(content, bytes):
+        info.size = len(content)
+        archive.addfile(info, io.BytesIO(content))
+        return
+    with content.open("rb") as stream:
+        info.size = os.fstat(stream.fileno()).st_size
+        archive.addfile(info, stream)
+
+
+def _blob(digest: str) -> str:
+    return f"blobs/sha256/{digest.removeprefix('sha256:')}"

@@ -1,0 +1,1 @@
+"""What requests, manifests and credentials mean: pure decisions."""
