@@ -86,7 +86,9 @@ MINIMAL = {
         "spec": {"attacher": "a", "nodeName": "n", "source": {"persistentVolumeName": "v"}}
     },
     "VolumeAttributesClass": {"driverName": "x"},
-    "ValidatingAdmissionPolicyBinding": {"spec": {"policyName": "p"}},
+    "ValidatingAdmissionPolicyBinding": {
+        "spec": {"policyName": "p", "validationActions": ["Deny"]}
+    },
     "PodTemplate": {"template": {"spec": {"containers": [{"name": "c", "image": "i"}]}}},
 }
 

@@ -28,14 +28,16 @@ Convert = Callable[[Object], Object]
 class Custom:
     """What a CustomResourceDefinition's version says of its resource.
 
-    ``rules`` are the schema's rules in CEL; ``columns`` its additionalPrinterColumns; ``scale``
-    the scale subresource's paths or None; ``status`` whether the status subresource is there.
+    ``rules`` are the schema's rules in CEL; ``defaulted`` says whether it has defaults;
+    ``columns`` are its additionalPrinterColumns; ``scale`` the scale subresource's paths or None;
+    ``status`` whether the status subresource is there.
     """
 
     definition: str
     schema: Schema
     openapi: Object
     rules: RuleSet
+    defaulted: bool = False
     columns: tuple[Object, ...] = ()
     status: bool = False
     scale: Object | None = None
@@ -68,9 +70,15 @@ class Served:
 
     def shown(self, data: bytes) -> bytes:
         """A stored object's JSON in this API's shape."""
-        if self.to_shown is None:
+        defaulted = self.custom is not None and self.custom.defaulted
+        if self.to_shown is None and not defaulted:
             return data
-        return msgspec.json.encode(self.to_shown(msgspec.json.decode(data)))
+        obj = msgspec.json.decode(data)
+        if self.to_shown is not None:
+            obj = self.to_shown(obj)
+        if defaulted:  # stored before the schema had them, perhaps
+            schemas.apply_schema_defaults(self.schema, obj)
+        return msgspec.json.encode(obj)
 
 
 # Group order of discovery: kubectl resolves an ambiguous name to the group listed first.

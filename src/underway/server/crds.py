@@ -8,6 +8,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable
 from dataclasses import replace
+from typing import Any
 
 from underway.api import schema as schemas
 from underway.api.cel.rules import RuleSet, problems_of_schema, ratcheted
@@ -228,6 +229,7 @@ def _served(crd: Object, spec: Object, names: Object, version: Object, stored: s
         schema=schema,
         openapi=openapi,
         rules=RuleSet(schema),
+        defaulted=_has_default(openapi),
         columns=tuple(version.get("additionalPrinterColumns") or ()),
         status="status" in subresources,
         scale=subresources.get("scale"),
@@ -259,6 +261,14 @@ def _served(crd: Object, spec: Object, names: Object, version: Object, stored: s
         to_stored=_as_version(stored),
         to_shown=_as_version(shown),
         custom=custom,
+    )
+
+
+def _has_default(node: Any) -> bool:
+    if isinstance(node, list):
+        return any(_has_default(each) for each in node)
+    return isinstance(node, dict) and (
+        "default" in node or any(_has_default(each) for each in node.values())
     )
 
 

@@ -195,8 +195,9 @@ def race(direct, number, steps, acknowledged):
         repository = f"race/app{chance.randrange(4)}"
         path = f"/v2/{repository}/manifests/c{number}-{chance.randrange(6)}"
         if chance.random() < 0.3:
-            if direct.call("DELETE", path).status == 202:
-                acknowledged.pop(path)
+            if data := acknowledged.pop(path, b""):
+                manifest = f"/v2/{repository}/manifests/{oci.digest_of(data)}"
+                assert direct.call("DELETE", manifest).status == 202
             continue
         shared = f"shared {chance.randrange(5)}".encode()
         status = 404

@@ -82,7 +82,7 @@ _KEEPS: dict[tuple[str, str], Keep] = {
 
 
 def _check_of(kind: tuple[str, str]) -> Check | None:
-    if kind in infrastructure.KINDS:
+    if kind not in _CHECKS and kind in infrastructure.KINDS:
         return infrastructure.check_required
     return _CHECKS.get(kind)
 

@@ -19,6 +19,7 @@ CAPABILITY = Capability(
             "job",
             "cronjob",
             "endpoints",
+            "mirroring",
             "cleanup",
             "nodes",
             "evictions",

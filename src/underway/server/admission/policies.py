@@ -122,10 +122,10 @@ class Policies:
         """The API version the scope names the write's resource in; None if it is not meant."""
         wanted = _named(scope.wanted, write)
         shown = self._hooks.wanted(wanted, write)
-        if shown is not None and scope.excluded is not None:
-            if self._hooks.wanted(_named(scope.excluded, write), write) is not None:
-                return None
-        return shown
+        if shown is None or scope.excluded is None:
+            return shown
+        excluded = self._hooks.wanted(_named(scope.excluded, write), write)
+        return shown if excluded is None else None
 
     def _values(self, write: Write, shown: Served) -> Object:
         space = None

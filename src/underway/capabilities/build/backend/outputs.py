@@ -23,7 +23,7 @@ from underway.capabilities.build.backend.shelf import Shelf
 from underway.capabilities.build.backend.trees import Tree
 from underway.capabilities.build.model import Image
 from underway.linux import layer_tar
-from underway.linux.mounts import with_own_mounts
+from underway.linux.mounts import unmount, with_own_mounts
 from underway.transport.registry import RegistryClient, credentials
 from underway.wire import oci
 
@@ -206,9 +206,13 @@ def _is_ours(home: Home, host: str) -> bool:
 def _with_root(made: Made, work: Callable[[Path], T]) -> T:
     def mounted() -> T:
         with made.shelf.layers.scratch() as scratch:
+            root = scratch.root / "upper"
             if made.image.layers:
-                made.shelf.layers.mount(made.image.diff_ids, scratch.root / "upper")
-            return work(scratch.root / "upper")
+                made.shelf.layers.mount(made.image.diff_ids, root)
+            try:
+                return work(root)
+            finally:
+                unmount(root)
 
     return with_own_mounts(mounted)
 
