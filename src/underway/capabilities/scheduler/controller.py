@@ -9,6 +9,7 @@ from collections.abc import Awaitable
 from underway.api import selectors
 from underway.api.objects import (
     Object,
+    deleting,
     find_condition,
     key_of,
     labels_of,
@@ -205,11 +206,12 @@ class Scheduler:
                 PODS, binding, pod.namespace, name=pod.name, subresource="binding"
             )
         except BaseException as error:
-            self._assumed.discard(pod.uid)
-            self._cluster.remove(pod.uid)
+            if pod.uid in self._assumed:  # else the watch has shown where it is
+                self._assumed.discard(pod.uid)
+                self._cluster.remove(pod.uid)
             if key in self._waiting and not isinstance(error, NotFound):
                 self._queue.refuse(key, pod.priority, self._clock.monotonic(), Happening.OTHER)
-                self._note(Happening.OTHER)
+            self._note(Happening.OTHER | Happening.FREED)
             if isinstance(error, NotFound | Conflict):
                 return
             raise
@@ -304,7 +306,7 @@ class Scheduler:
             self._drop(new.meta.key)
             self._assumed.discard(info.uid)
             self._cluster.place(info, info.node)
-            if old is None or labels_of(old.view) != info.labels or not _bound(old.view):
+            if old is None or _company(old.view) != _company(pod):
                 self._note(Happening.PLACED)
         elif to_schedule(pod):
             self._await(new.meta.key, info, pod, old.view if old else None)
@@ -342,8 +344,9 @@ class Scheduler:
         """The pod takes up nothing any more, nor will."""
         self._drop(key)
         self._assumed.discard(uid)
+        nominated = self._cluster.nominated_node(uid)
         self._cluster.withdraw(uid)
-        if self._cluster.remove(uid) is not None:
+        if self._cluster.remove(uid) is not None or nominated:
             self._note(Happening.FREED)
 
     def _on_node(self, _kind: str, old: Entry | None, new: Entry | None) -> None:
@@ -386,8 +389,9 @@ def _wants(pod: PodInfo) -> Happening:
     return wants | Happening.PLACED if shape.affinity or shape.spreads else wants
 
 
-def _bound(pod: Object) -> bool:
-    return bool((pod.get("spec") or {}).get("nodeName"))
+def _company(pod: Object) -> tuple[object, ...]:
+    """What a pod is to others that look for company or distance."""
+    return (pod.get("spec") or {}).get("nodeName"), labels_of(pod), deleting(pod)
 
 
 def _offer(node: Object) -> tuple[object, ...]:
