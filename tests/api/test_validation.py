@@ -297,3 +297,20 @@ def test_custom_resources_are_checked_for_their_metadata():
     obj: Object = {"metadata": {"name": "a", "namespace": "b"}, "spec": {"any": 1}}
     (line,) = lines(kinds.validate_create(custom, obj))
     assert line == "metadata.namespace: Forbidden: not allowed on this type"
+
+
+def test_gates_of_a_pod_may_be_lifted_but_not_added():
+    resource, gated = complete("Pod")
+    gated["spec"]["schedulingGates"] = [{"name": "example.com/a"}, {"name": "example.com/b"}]
+    lifted = copy.deepcopy(gated)
+    del lifted["spec"]["schedulingGates"][0]
+    lifted["spec"]["nodeSelector"] = {**gated["spec"].get("nodeSelector", {}), "disk": "fast"}
+    assert kinds.validate_update(resource, lifted, gated) == []
+    released = copy.deepcopy(lifted)
+    del released["spec"]["schedulingGates"]
+    assert kinds.validate_update(resource, released, lifted) == []
+    (line,) = lines(kinds.validate_update(resource, gated, lifted))
+    assert line.startswith("spec.schedulingGates: Forbidden: only deletion is allowed")
+    moved = copy.deepcopy(released)
+    moved["spec"]["nodeSelector"] = {"disk": "slow"}
+    assert kinds.validate_update(resource, moved, released) != []

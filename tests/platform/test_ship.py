@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import subprocess
 import urllib.parse
 import urllib.request
@@ -177,3 +178,23 @@ def test_nothing_recognised_says_what_was_looked_for(platform: Platform, tmp_pat
     done = platform.underway("ship", str(tmp_path), check=False)
     assert done.returncode == 1
     assert "package.json" in done.stderr
+
+
+def test_go_application(platform: Platform, tmp_path: Path) -> None:
+    if not shutil.which("go"):
+        pytest.skip("no Go toolchain on this machine")
+    write(
+        tmp_path,
+        go__mod="module example.org/hello\n\ngo 1.19\n",
+        main__go=(
+            'package main\n\nimport (\n\t"fmt"\n\t"net/http"\n\t"os"\n)\n\n'
+            "func main() {\n"
+            '\tport := os.Getenv("PORT")\n\tif port == "" {\n\t\tport = "8080"\n\t}\n'
+            '\thttp.HandleFunc("/", func(w http.ResponseWriter, r *http.Request) {\n'
+            '\t\tfmt.Fprintln(w, "hello from go")\n\t})\n'
+            '\thttp.ListenAndServe(":"+port, nil)\n}\n'
+        ),
+    )
+    shipped = platform.ship(tmp_path, "--name", "hello-go")
+    assert fetch(shipped["url"]) == "hello from go\n"
+    assert shipped["passage"]["spec"]["source"]["language"] == "go"

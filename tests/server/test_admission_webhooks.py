@@ -255,6 +255,25 @@ def test_selectors_choose_objects_and_namespaces(tmp_path):
     scenario(tmp_path, lambda _: None, body)
 
 
+def test_a_webhook_is_asked_only_where_its_conditions_hold(tmp_path):
+    async def body(_server, admin, hook):
+        condition = {"name": "big", "expression": "object.data.size == 'big'"}
+        await register(admin, "Validating", entry(hook.client, matchConditions=[condition]))
+        await make(admin, "little", size="small")
+        assert hook.seen == []
+        await make(admin, "large", size="big")
+        assert [each["name"] for each in hook.seen] == ["large"]
+        with pytest.raises(Forbidden, match=r'match condition of admission webhook "hook\.exa'):
+            await make(admin, "none", other="x")
+        broken = {"name": "broken", "expression": "object.data ==="}
+        with pytest.raises(Invalid, match=r"matchConditions\[0\]\.expression: Invalid value"):
+            await register(
+                admin, "Mutating", entry(hook.client, matchConditions=[broken]), name="other"
+            )
+
+    scenario(tmp_path, lambda _: None, body)
+
+
 def test_a_dry_run_is_told_to_webhooks_and_stores_nothing(tmp_path):
     async def body(server, admin, hook):
         await register(admin, "Validating", entry(hook.client))

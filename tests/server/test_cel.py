@@ -1,5 +1,8 @@
 """Rules in CEL: those of custom resources' schemas, and validating admission policies."""
 
+import asyncio
+from contextlib import aclosing
+
 import pytest
 import yaml
 from tests.server.cluster import Cluster
@@ -15,6 +18,7 @@ from underway.api.resources import (
     Resource,
 )
 from underway.base.errors import Forbidden, Invalid
+from underway.server import crds
 
 ADMISSION = "admissionregistration.k8s.io/v1"
 WIDGETS = """
@@ -144,6 +148,28 @@ def test_a_definition_with_a_bad_rule_is_refused(tmp_path, rule, message):
             "spec.versions[0].schema.openAPIV3Schema.properties[spec]"
             ".x-kubernetes-validations[2].rule"
         )
+
+    serve(tmp_path, scenario)
+
+
+def test_names_that_become_free_are_taken(tmp_path):
+    async def scenario(_server, admin):
+        first = yaml.safe_load(WIDGETS)
+        second = yaml.safe_load(WIDGETS.replace("widgets", "gadgets"))  # of the same kind
+        await admin.create(CUSTOMRESOURCEDEFINITIONS, first)
+        made = await admin.create(CUSTOMRESOURCEDEFINITIONS, second)
+        reasons = [c["reason"] for c in made["status"]["conditions"]]
+        assert reasons == ["KindConflict", "NotAccepted"]
+        version = made["metadata"]["resourceVersion"]
+        await admin.delete(CUSTOMRESOURCEDEFINITIONS, "widgets.example.com")
+        fields = "metadata.name=gadgets.example.com"
+        watch = admin.watch(CUSTOMRESOURCEDEFINITIONS, resource_version=version, fields=fields)
+        async with asyncio.timeout(30), aclosing(watch):
+            async for event in watch:
+                if crds.is_established(event.object):
+                    break
+        gadgets = Resource("example.com", "v1", "gadgets", "Widget")
+        await admin.create(gadgets, widget(), namespace="default")
 
     serve(tmp_path, scenario)
 

@@ -1,6 +1,5 @@
 """kubectl certificate approve makes of a request a certificate that works."""
 
-import subprocess
 from base64 import b64decode, b64encode
 
 import pytest
@@ -9,7 +8,6 @@ from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
-from tests.peers import kubectl
 from tests.server.cluster import Cluster
 
 from underway.api.resources import CERTIFICATESIGNINGREQUESTS as REQUESTS
@@ -79,7 +77,7 @@ def settled(cluster, name):
     return cluster.call(watched())
 
 
-def test_an_approved_request_becomes_a_client_certificate_that_works(cluster, tmp_path):
+def test_an_approved_request_becomes_a_client_certificate_that_works(cluster):
     key, pem = asked("jane", "developers")
     made = signing_request("jane", pem, expirationSeconds=7200)
     cluster.kubectl("create", "-f", "-", stdin=yaml.safe_dump(made))
@@ -93,23 +91,11 @@ def test_an_approved_request_becomes_a_client_certificate_that_works(cluster, tm
     parsed = x509.load_pem_x509_certificate(certificate)
     life = parsed.not_valid_after_utc - parsed.not_valid_before_utc
     assert life.total_seconds() == 7200 + 300
-    (tmp_path / "jane.crt").write_bytes(certificate)
-    (tmp_path / "jane.key").write_bytes(key)
-    who = subprocess.run(
-        [
-            *(str(kubectl()), "--server", cluster.url),
-            *("--certificate-authority", str(cluster.home.pki / "ca.crt")),
-            *("--client-certificate", str(tmp_path / "jane.crt")),
-            *("--client-key", str(tmp_path / "jane.key")),
-            *("auth", "whoami", "-o", "yaml"),
-        ],
-        env={"HOME": str(tmp_path), "KUBECONFIG": "/dev/null"},
-        check=True,
-        capture_output=True,
-        text=True,
-        timeout=60,
-    )
-    user = yaml.safe_load(who.stdout)["status"]["userInfo"]
+    (cluster.home.pki / "jane.crt").write_bytes(certificate)
+    (cluster.home.pki / "jane.key").write_bytes(key)
+    config = cluster.kubeconfig("jane")
+    who = cluster.kubectl("auth", "whoami", "-o", "yaml", config=config)
+    user = yaml.safe_load(who)["status"]["userInfo"]
     assert user["username"] == "jane"
     assert "developers" in user["groups"]
 

@@ -92,7 +92,10 @@ async def hooked(directory, decide, host="127.0.0.1", names=("127.0.0.1",)):
         hook.port = server.port
         hook.bundle = base64.b64encode(pem).decode()
         hook.client = {"url": f"https://{host}:{server.port}/review", "caBundle": hook.bundle}
-        yield hook
+        try:
+            yield hook
+        finally:
+            await server.close(grace_s=0.01)  # the API server keeps its connection open
 
 
 def configuration(kind, name, *hooks):

@@ -10,16 +10,15 @@ import base64
 import binascii
 import ipaddress
 import re
-import warnings
 from collections.abc import Callable
 from datetime import date, datetime
-from functools import cache
 from typing import Any
 from urllib.parse import urlsplit
 from uuid import UUID
 
 import msgspec
 
+from underway.api.patterns import compile_pattern
 from underway.api.schema import Schema
 from underway.base.errors import Cause
 
@@ -128,7 +127,7 @@ def _check_string(node: Any, value: str, path: str, found: list[Cause]) -> None:
     if shortest is not None and len(value) < shortest:
         found.append(_invalid(path, value, f"should be at least {shortest} chars long"))
     pattern = node.get("pattern")
-    if pattern and (expression := _compiled(pattern)) and not expression.search(value):
+    if pattern and not _matches(pattern, value):
         found.append(_invalid(path, value, f"should match '{pattern}'"))
     form = node.get("format")
     if form in _FORMATS:
@@ -138,32 +137,11 @@ def _check_string(node: Any, value: str, path: str, found: list[Cause]) -> None:
             found.append(_type_invalid(path, value, form, value))
 
 
-@cache
-def _compiled(pattern: str) -> re.Pattern[str] | None:
-    """A Go pattern in Python; None for what only Go understands."""
-    if pattern.endswith("$") and not pattern.endswith("\\$"):
-        pattern = pattern[:-1] + r"\Z"  # Go's $ never matches before a final newline
-    pattern = pattern.replace(r"\z", r"\Z")
-    for name, members in _POSIX_CLASSES.items():
-        pattern = pattern.replace(f"[:{name}:]", members)
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", FutureWarning)  # "[[" means in Go what it means here
-        try:
-            return re.compile(pattern)
-        except re.error:
-            return None
-
-
-_POSIX_CLASSES = {
-    "alnum": "0-9A-Za-z",
-    "alpha": "A-Za-z",
-    "digit": "0-9",
-    "lower": "a-z",
-    "space": r"\t\n\v\f\r ",
-    "upper": "A-Z",
-    "word": "0-9A-Za-z_",
-    "xdigit": "0-9A-Fa-f",
-}
+def _matches(pattern: str, value: str) -> bool:
+    try:
+        return compile_pattern(pattern).search(value) is not None
+    except ValueError:
+        return True  # no pattern; the definition's own check is the place to say so
 
 
 def _date_time(value: str) -> None:

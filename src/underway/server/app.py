@@ -17,6 +17,7 @@ from underway.base.errors import InternalError, Unauthorized, UnderwayError
 from underway.base.home import Home, Settings
 from underway.base.threads import run_blocking
 from underway.server.admission import Admission
+from underway.server.audit import AuditLog, Seen
 from underway.server.auth import Authenticator, impersonate, wants_impersonation
 from underway.server.bootstrap import Bootstrap
 from underway.server.call import Call, no_such_path
@@ -32,6 +33,7 @@ from underway.server.identity import (
     User,
     attributes,
 )
+from underway.server.metrics import MEDIA, Metrics
 from underway.server.negotiation import JSON, render_error
 from underway.server.nodes import NodeConnector, Nodes, no_nodes
 from underway.server.proxies import Proxies, Send, send
@@ -88,6 +90,8 @@ class ApiServer:
         self._tasks: list[asyncio.Task[None]] = []
         self._documents: dict[tuple[str, str], tuple[str, bytes]] = {}
         self._ready = False
+        self._audit = AuditLog(home.logs / "audit.log", self._clock)
+        self._metrics = Metrics(self._clock)
 
     async def start(self) -> None:
         """Open the store and bring the cluster to its initial state.
@@ -166,6 +170,7 @@ class ApiServer:
         if not self._ready:
             return
         self._ready = False
+        self._audit.close()
         self.hub.stop()
         for task in self._tasks:
             task.cancel()
@@ -185,24 +190,37 @@ class ApiServer:
 
     async def handle(self, request: Request) -> Response:
         """Answer a request; errors become Status answers."""
+        began_s, seen = self._clock.monotonic(), Seen(self._clock.now())
+        response = await self._guarded(request, seen)
+        if self._ready:
+            self._audit.record(request, seen, response.status)
+            wanted = seen.wanted
+            served = (
+                self.catalog.find(wanted.group, wanted.version, wanted.resource) if wanted else None
+            )
+            self._metrics.record(request, seen, served, response, began_s)
+        return response
+
+    async def _guarded(self, request: Request, seen: Seen) -> Response:
         try:
-            return await self._answer(request)
+            return await self._answer(request, seen)
         except UnderwayError as error:
             return render_error(error)
         except Exception as error:  # a bug must not cost the connection
             log.exception("%s %s failed", request.method, request.path)
             return render_error(InternalError(f"Internal error occurred: {error}"))
 
-    async def _answer(self, request: Request) -> Response:
+    async def _answer(self, request: Request, seen: Seen) -> Response:
         if not self._ready:
             return Response(503, {"content-type": "text/plain"}, b"not ready")
-        user = self._authenticator.authenticate(request)
-        wanted = attributes(request)
+        user = seen.asker = seen.user = self._authenticator.authenticate(request)
+        wanted = seen.wanted = attributes(request)
         if user is ANONYMOUS and (wanted.resource or request.segments()[:1] not in _PUBLIC):
             raise Unauthorized("Unauthorized")
         if wants_impersonation(request):
-            user = impersonate(request, user, self._rbac.authorize)
+            user = seen.user = impersonate(request, user, self._rbac.authorize)
         self._rbac.authorize(user, wanted)
+        seen.allowed = True
         if not wanted.resource:
             return await self._answer_path(request)
         served = self.catalog.find(wanted.group, wanted.version, wanted.resource)
@@ -224,11 +242,14 @@ class ApiServer:
                     "/apis",
                     "/healthz",
                     "/livez",
+                    "/metrics",
                     "/openapi/v3",
                     "/readyz",
                     "/version",
                 ]
                 return json_response({"paths": paths})
+            case ["metrics"]:
+                return Response(200, {"content-type": MEDIA}, self._metrics.render(self._counts()))
             case ["version"]:
                 return json_response(version_info())
             case ["healthz" | "livez" | "readyz" as check, *which]:
@@ -244,6 +265,14 @@ class ApiServer:
                     json_response(self._authenticator.jwks()).body,
                 )
         raise no_such_path()
+
+    def _counts(self) -> dict[tuple[str, str], int]:
+        """How many objects of each resource are stored, by group and name."""
+        return {
+            (served.resource.group, served.resource.plural): len(self.store.rows(served.storage))
+            for served in self.catalog
+            if "list" in served.resource.verbs
+        }
 
     def _health(self, request: Request, check: str, which: list[str]) -> Response:
         checks = ["ping", "log", "etcd", "poststarthook/rbac/bootstrap-roles"]

@@ -10,7 +10,11 @@ import logging
 from datetime import timedelta
 
 from underway.api.objects import Object, deleting, meta
-from underway.api.resources import CERTIFICATESIGNINGREQUESTS, RESOURCEQUOTAS
+from underway.api.resources import (
+    CERTIFICATESIGNINGREQUESTS,
+    CUSTOMRESOURCEDEFINITIONS,
+    RESOURCEQUOTAS,
+)
 from underway.base.clock import Clock, parse_rfc3339
 from underway.base.errors import NotFound, UnderwayError
 from underway.base.threads import run_blocking
@@ -103,6 +107,9 @@ class Caretaker:
             self._catalog.set_custom(name, [])
             self._terminating.pop(_storage(crd), None)
             self._hub.end_watches(_storage(crd))
+            for row in self._store.rows(crds.STORAGE):
+                if not crds.is_established(row.decode()):  # the names may be free now
+                    self._work.put_nowait(("name", row.key.name))
             return
         self._serve(crd)
         before = change.previous.decode() if change.previous else crd
@@ -127,12 +134,29 @@ class Caretaker:
                         await self._bootstrap.furnish(name)
                     elif what == "count":
                         await self._show_usage(name)
+                    elif what == "name":
+                        await self._name(name)
                     elif what == "sign":
                         await self._sign(name)
                     else:
                         await self._clear(name)
                 except UnderwayError as error:
                     log.warning("cannot %s %s: %s", what, name, error)
+
+    async def _name(self, definition: str) -> None:
+        """Decide anew whether a definition gets its names; writing it does."""
+        key = Key(crds.STORAGE, "", definition)
+
+        def unchanged(crd: Object | None) -> Object:
+            if crd is None:
+                raise LookupError(definition)
+            return crd
+
+        try:
+            served = self._catalog.of(CUSTOMRESOURCEDEFINITIONS)
+            await self._writer.modify(served, key, unchanged, By(SYSTEM, "", raw=True))
+        except NotFound:
+            return  # deleted meanwhile
 
     async def _sign(self, name: str) -> None:
         """Answer an approved certificate signing request."""

@@ -256,7 +256,6 @@ class Signer:
             .not_valid_before(now - _SKEW)
             .not_valid_after(ends)
             .add_extension(x509.BasicConstraints(ca=False, path_length=None), critical=True)
-            .add_extension(_key_usage(usages), critical=True)
             .add_extension(
                 x509.ExtendedKeyUsage([_PURPOSES[u] for u in usages if u in _PURPOSES]),
                 critical=False,
@@ -266,6 +265,8 @@ class Signer:
                 critical=False,
             )
         )
+        if _SIGNING & {*usages}:  # an empty key usage would allow nothing
+            builder = builder.add_extension(_key_usage(usages), critical=True)
         if names is not None:
             builder = builder.add_extension(names, critical=False)
         signed = builder.sign(key, hashes.SHA256())

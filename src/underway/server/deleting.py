@@ -145,7 +145,7 @@ class Deleter:
         )
         await self._admission.validate(write)
         latest = self._store.latest(row.key)
-        if latest is None:
+        if latest is None or latest.uid != row.uid:
             raise not_found(served, row.key.name)
         if latest != row:  # somebody wrote while webhooks were asked
             self._check(served, latest, options)

@@ -54,8 +54,8 @@ class By:
     """In whose name and how an object is written.
 
     ``tracked`` says that managedFields are up to date already; ``raw`` that the change is the
-    server's own and not subject to what a client may touch. ``options`` are the request's, for webhooks;
-    ``warnings`` takes what the client is to be told.
+    server's own and not subject to what a client may touch. ``options`` are the request's, for
+    webhooks; ``warnings`` takes what the client is to be told.
     """
 
     user: User

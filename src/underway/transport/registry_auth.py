@@ -54,7 +54,8 @@ class RegistryAuth(httpx.Auth):
             return None
         if realm.scheme == "http" and request.url.scheme == "https":
             return None  # a password never leaves an encrypted connection for a plain one
-        wanted = {name: challenge[name] for name in ("service", "scope") if name in challenge}
+        names: tuple[str, ...] = ("service", "scope")
+        wanted = {name: challenge[name] for name in names if name in challenge}
         headers = {"accept": "application/json"}
         if self._username:
             headers["authorization"] = _basic(self._username, self._password)

@@ -1,5 +1,8 @@
 """Expressions, their cost, and the rules schemas carry."""
 
+import random
+from contextlib import suppress
+
 import pytest
 
 from underway.api import schema as schemas
@@ -113,6 +116,86 @@ def test_a_hostile_expression_is_stopped_before_it_runs(expression, value):
 def test_a_pattern_takes_linear_time():
     program = compile_expression("self.matches('^(a+)+$') || self.find('(a+)+b') != ''", ("self",))
     assert program.evaluate({"self": "a" * 50_000 + "c"}) is False
+
+
+def test_any_words_end_in_a_value_or_an_error():
+    words = [
+        "self",
+        "self.a",
+        "self.l",
+        ".",
+        "(",
+        ")",
+        "[",
+        "]",
+        "{",
+        "}",
+        ",",
+        ":",
+        "?",
+        "&&",
+        "||",
+        "!",
+        "==",
+        ">",
+        "+",
+        "-",
+        "*",
+        "/",
+        "%",
+        "'a'",
+        "r'x'",
+        "b'y'",
+        "1",
+        "2u",
+        "3.5",
+        "1e9",
+        "true",
+        "null",
+        "in",
+        "has(",
+        "all(",
+        "size(",
+        ".matches(",
+        ".replace(",
+        ".split(",
+        ".map(x,",
+        ".all(x,",
+        ".find(",
+        "cel.bind(",
+        "x",
+        "quantity(",
+        "ip(",
+        "cidr(",
+        "url(",
+        ".sum()",
+        ".max()",
+        "optional.of(",
+        "duration(",
+        "string(",
+        "type(",
+        "9999999999",
+    ]
+    draw = random.Random(7)  # no secret
+    values = {"self": {"a": 2**70, "l": [1, "x", None], "s": "\ud800", "f": 1e308}}
+    for _ in range(4000):
+        text = " ".join(draw.choice(words) for _ in range(draw.randint(1, 9)))
+        with suppress(Invalid):
+            compile_expression(text, ("self",)).evaluate(values)
+
+
+@pytest.mark.parametrize("text", ["self" + ".a" * 4000, "self" + "[0]" * 4000, "1" + "+1" * 4000])
+def test_a_deep_expression_is_refused_or_evaluated(text):
+    with suppress(Invalid):
+        compile_expression(text, ("self",)).evaluate({"self": {"a": 1}})
+
+
+def test_a_schemas_pattern_takes_linear_time():
+    schema = typed(
+        {"type": "object", "properties": {"s": {"type": "string", "pattern": "^(a+)+$"}}}
+    )
+    (found,) = schemas.validate(schema, {"s": "a" * 50_000 + "b"})
+    assert "should match" in found.message
 
 
 # -- schemas -------------------------------------------------------------------------------

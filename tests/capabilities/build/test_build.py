@@ -385,12 +385,14 @@ def test_writes_below_a_volume_are_kept(yard):
 
 def test_builds_at_once_do_not_disturb_each_other(yard):
     yard.build("FROM busybox\nRUN true\n")
+    for name in ("Dockerfile.0", "Dockerfile.1"):
+        yard.put(name, "FROM busybox\nRUN seq 1 9 > /n\n")
     digests, failures = set(), []
 
     def work(index):
         request = BuildRequest(
             context=yard.context,
-            dockerfile=yard.put(f"Dockerfile.{index % 2}", "FROM busybox\nRUN seq 1 9 > /n\n"),
+            dockerfile=yard.context / f"Dockerfile.{index % 2}",
             tag=f"test/at-once:{index}",
             push=False,
         )
@@ -414,7 +416,9 @@ def test_the_command_prints_the_digest_and_writes_what_it_is_asked_to(yard, tmp_
     environment = {"UNDERWAY_HOME": str(yard.home.root), "A": "passed on"}
     arguments = [str(yard.context), "-q", "--build-arg", "A", "-t", "cli:1", "--no-push"]
     done = CliRunner().invoke(
-        build, [*arguments, "-o", str(out), "--iidfile", str(iid)], env=environment
+        build,
+        [*arguments, "-o", f"type=oci,tar=false,dest={out}", "--iidfile", str(iid)],
+        env=environment,
     )
     assert done.exit_code == 0, done.output
     assert done.stdout.strip() == iid.read_text()

@@ -9,6 +9,7 @@ from tests.capabilities.registry.conftest import Direct, descriptor, image
 
 from underway.base.home import Home, Settings
 from underway.capabilities.registry.backend.credentials import ensure_credentials
+from underway.capabilities.registry.backend.storage import Storage
 from underway.wire import oci
 
 A, B = b"first blob", b"second blob, somewhat longer"
@@ -477,3 +478,60 @@ def test_a_blob_lost_from_the_disk_is_unknown_and_not_an_error_of_the_server(dir
     file.unlink()
     assert code(direct.call("GET", f"/v2/app/blobs/{digest}")) == (404, "BLOB_UNKNOWN")
     assert direct.push_blob("app", A) == descriptor("application/octet-stream", A)
+
+
+def test_a_tag_that_another_process_moves_or_deletes_is_not_answered_from_memory(direct):
+    first = direct.push_image("app", "v1", b"a")
+    second = direct.push_image("app", "v2", b"b")
+
+    def digest():
+        answer = direct.call("GET", "/v2/app/manifests/v1")
+        return answer.headers.get("docker-content-digest"), answer.status
+
+    assert digest() == digest() == (first, 200)
+    other = Storage(direct.home.registry)  # as another process has it
+    other.put_manifest("app", other.manifest("app", second), tags=["v1"])
+    assert digest() == digest() == (second, 200)
+    other.delete_tag("app", "v1")
+    assert digest() == (None, 404)
+    path = f"/v2/app/manifests/{first}"
+    assert direct.call("GET", path).status == direct.call("GET", path).status == 200
+    other.delete_manifest("app", first)
+    assert direct.call("GET", path).status == 404
+
+
+def test_an_upload_goes_on_after_a_restart(direct):
+    location = start(direct)
+    direct.call("PATCH", location, B[:10])
+    again = Direct(direct.home)
+    assert again.call("PATCH", location, B[10:], content_range=f"10-{len(B) - 1}").status == 202
+    wrong = again.call("PUT", f"{start(again)}?digest={oci.digest_of(B)}", A)
+    assert code(wrong) == (400, "DIGEST_INVALID")
+    assert again.call("PUT", f"{location}?digest={oci.digest_of(B)}").status == 201
+    assert again.call("GET", f"/v2/app/blobs/{oci.digest_of(B)}").body == B
+
+
+@pytest.mark.parametrize("algorithm", ["sha256", "sha512"])
+def test_several_tags_by_one_push_by_digest(direct, algorithm):
+    config = direct.push_blob("app", b"{}")
+    data = json.dumps(image(config, [])).encode()
+    digest = oci.digest_of(data, algorithm)
+    path = f"/v2/app/manifests/{digest}?tag=1&tag=1.2"
+    made = direct.call("PUT", path, data, content_type=oci.MANIFEST)
+    assert (made.status, made.headers["oci-tag"]) == (201, "1, 1.2")
+    for reference in ("1", "1.2", digest):
+        got = direct.call("GET", f"/v2/app/manifests/{reference}")
+        assert (got.body, got.headers["docker-content-digest"]) == (data, digest)
+    for more in ("?tag=..", "?" + "&".join(f"tag=t{number}" for number in range(101))):
+        refused = direct.call(
+            "PUT", f"/v2/app/manifests/{digest}{more}", data, content_type=oci.MANIFEST
+        )
+        assert code(refused) == (400, "MANIFEST_INVALID")
+
+
+def test_a_blob_is_mounted_from_anywhere_in_its_project(direct):
+    direct.push_blob("team/app", A)
+    for repository, expected in (("team/copy", 201), ("elsewhere/app", 202)):
+        path = f"/v2/{repository}/blobs/uploads/?mount={oci.digest_of(A)}"
+        assert direct.call("POST", path).status == expected
+    assert direct.call("GET", f"/v2/team/copy/blobs/{oci.digest_of(A)}").body == A

@@ -113,3 +113,41 @@ def test_kubectl_undoes_the_rollout_of_a_statefulset(tmp_path):
         cluster.kubectl("rollout", "status", "statefulset/db")
         images = "-o=jsonpath={.items[*].spec.containers[*].image}"
         assert cluster.kubectl("get", "pods", "-l", "app=db", images) == "db:1 db:1"
+
+
+def test_kubectl_drains_a_node_budgets_are_kept_and_taints_evict(tmp_path):
+    with whole_cluster(tmp_path) as cluster:
+        kubectl = cluster.kubectl
+        cluster.call(add_node(cluster.admin, "n2", "16"))
+        kubectl("create", "deployment", "web", "--image=web:1", "--replicas=4")
+        kubectl("rollout", "status", "deployment/web")
+        kubectl("create", "poddisruptionbudget", "web", "--selector=app=web", "--min-available=50%")
+        kubectl("wait", "pdb/web", "--for=jsonpath={.status.disruptionsAllowed}=2", "--timeout=20s")
+        kubectl("drain", "n1", "--timeout=60s", "--force")
+        nodes = "-o=jsonpath={.items[*].spec.nodeName}"
+        kubectl("rollout", "status", "deployment/web")
+        assert set(kubectl("get", "pods", "-l", "app=web", nodes).split()) == {"n2"}
+        assert "SchedulingDisabled" in kubectl("get", "node", "n1")
+        kubectl("uncordon", "n1")
+        kubectl("taint", "nodes", "n2", "broken=yes:NoExecute")
+        kubectl(
+            "wait", "pods", "-l", "app=web", "--for=jsonpath={.spec.nodeName}=n1", "--timeout=30s"
+        )
+        kubectl("rollout", "status", "deployment/web")
+        assert set(kubectl("get", "pods", "-l", "app=web", nodes).split()) == {"n1"}
+
+
+def test_kubectl_sees_an_important_pod_take_the_place_of_a_lesser_one(tmp_path):
+    with whole_cluster(tmp_path) as cluster:
+        kubectl = cluster.kubectl
+        kubectl("create", "priorityclass", "high", "--value=1000")
+        asks = (
+            '{"spec":{"containers":[{"name":"c","image":"c","resources":{"requests":{"cpu":"10"}}}]'
+        )
+        kubectl("run", "low", "--image=c", f"--overrides={asks}}}}}")
+        kubectl("wait", "pod/low", "--for=condition=Ready", "--timeout=20s")
+        overrides = f'--overrides={asks},"priorityClassName":"high"}}}}'
+        kubectl("run", "high", "--image=c", overrides)
+        kubectl("wait", "pod/high", "--for=condition=Ready", "--timeout=20s")
+        assert kubectl("get", "pods", "-o", "name").split() == ["pod/high"]
+        assert "Preempted by pod" in kubectl("get", "events", "--field-selector=reason=Preempted")

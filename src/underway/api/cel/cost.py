@@ -19,6 +19,7 @@ from underway.api.schema import Schema
 EXPRESSION_LIMIT = 10_000_000  # units one rule may be estimated at when it is declared
 TOTAL_LIMIT = 100_000_000  # units all rules of one schema may be estimated at
 CALL_LIMIT = 10_000_000  # units one evaluation may be estimated at, knowing the values
+OBJECT_LIMIT = 20_000_000  # units all rules over one object may be estimated at
 REQUEST_SIZE_BYTES = 3 * 1024 * 1024
 _CEILING = 10**15  # larger figures say nothing more
 _TEXT_FACTOR = 10  # characters handled in one unit

@@ -10,14 +10,13 @@ from __future__ import annotations
 
 import ipaddress
 from collections.abc import Callable
-from functools import lru_cache
 from typing import Any
 from urllib.parse import parse_qs, urlsplit
 
-import re2  # type: ignore[import-untyped]
 from cel_expr_python import cel  # type: ignore[import-untyped]
 
 from underway.api import quantity
+from underway.api.patterns import compile_pattern
 
 _T = cel.Type
 _OBJECT = _T.Map(_T.STRING, _T.DYN)
@@ -73,11 +72,10 @@ def _last_index_of(items: list[Any], wanted: Any) -> int:
     return len(items) - 1 - items[::-1].index(wanted) if wanted in items else -1
 
 
-@lru_cache(maxsize=256)
 def _pattern(text: str) -> Any:
     try:
-        return re2.compile(text)
-    except re2.error as error:
+        return compile_pattern(text)
+    except ValueError as error:
         raise ValueError(f"illegal regex: {error}") from error
 
 

@@ -6,20 +6,14 @@ Source: cel-spec; Kubernetes reference, "Common Expression Language in Kubernete
 from __future__ import annotations
 
 from collections.abc import Mapping
-from functools import cache, lru_cache
-from typing import Any
+from functools import lru_cache
+from typing import TYPE_CHECKING, Any
 
-from cel_expr_python import cel  # type: ignore[import-untyped]
-from cel_expr_python.ext import (  # type: ignore[import-untyped]
-    ext_bindings,
-    ext_encoders,
-    ext_math,
-    ext_optional,
-    ext_strings,
-)
-
-from underway.api.cel import cost, functions, syntax
+from underway.api.cel import cost, syntax
 from underway.base.errors import Invalid
+
+if TYPE_CHECKING:
+    from cel_expr_python import cel  # type: ignore[import-untyped]
 
 LENGTH_LIMIT = 16 * 1024  # characters of one expression
 _CODES = ("INVALID_ARGUMENT: ", "NOT_FOUND: ", "UNKNOWN: ", "OUT_OF_RANGE: ", "INTERNAL: ")
@@ -88,7 +82,7 @@ class Program:
             if "Iteration budget" in str(error):
                 raise _exhausted() from error
             raise EvaluationError(_worded(str(error))) from error
-        if result.type() == cel.Type.ERROR:
+        if result.type().name() == "ERROR":
             raise EvaluationError(_worded(str(found)))
         return found
 
@@ -116,30 +110,12 @@ def compile_expression(text: str, variables: tuple[str, ...]) -> Program:
 
 @lru_cache(maxsize=4096)
 def _compiled(text: str, variables: tuple[str, ...]) -> Program:
+    from underway.api.cel.environment import environment  # 20 MB, for those who use it
+
     try:
-        return Program(text, _environment(variables).compile(text))
+        return Program(text, environment(variables).compile(text))
     except (RuntimeError, ValueError) as error:
         raise Invalid(_worded(str(error))) from error
-
-
-@lru_cache(maxsize=64)
-def _environment(variables: tuple[str, ...]) -> cel.Env:
-    return cel.NewEnv(
-        variables=dict.fromkeys(variables, cel.Type.DYN),
-        extensions=[
-            ext_bindings.ExtBindings(),
-            ext_encoders.ExtEncoders(),
-            ext_math.ExtMath(),
-            ext_optional.ExtOptional(),
-            ext_strings.ExtStrings(),
-            cel.CelExtension("kubernetes", _functions()),
-        ],
-    )
-
-
-@cache
-def _functions() -> list[cel.FunctionDecl]:
-    return functions.declarations()
 
 
 def largest(value: Any) -> tuple[int, int]:

@@ -175,7 +175,7 @@ class _Run:
     def __init__(self, size: tuple[int, int]) -> None:
         self.found: list[Cause] = []
         self._size = size
-        self._budget = cost.TOTAL_LIMIT
+        self._budget = cost.OBJECT_LIMIT
 
     def visit(self, place: _Place, value: Any, old: Any, path: str) -> None:
         if value is None and place.schema.nullable:

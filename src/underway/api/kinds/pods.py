@@ -158,9 +158,17 @@ def check_pod_update(new: Object, old: Object) -> list[Cause]:
     if kept and not _only_seconds_differ(kept, items(ours, "tolerations")):
         detail = "existing toleration can not be modified except its tolerationSeconds"
         found.append(forbidden("spec.tolerations", detail))
+    found += _check_gates(ours, theirs)
     if not found and _comparable(ours, theirs) != theirs:
         found.append(forbidden("spec", _UPDATE_MESSAGE))
     return found
+
+
+def _check_gates(ours: Object, theirs: Object) -> list[Cause]:
+    before = {gate.get("name") for gate in items(theirs, "schedulingGates")}
+    added = [each for each in items(ours, "schedulingGates") if each.get("name") not in before]
+    detail = "only deletion is allowed, but found new scheduling gate '{}'"
+    return [forbidden("spec.schedulingGates", detail.format(each.get("name"))) for each in added]
 
 
 def _check_deadline(ours: Object, theirs: Object) -> list[Cause]:
@@ -183,6 +191,11 @@ def _only_seconds_differ(missing: list[Object], present: list[Object]) -> bool:
     return all(plain(each) in shapes for each in missing)
 
 
+def _narrows(ours: Object, theirs: Object) -> bool:
+    """Whether the node selector only gained labels, as it may while the pod is gated."""
+    return mapping(theirs, "nodeSelector").items() <= mapping(ours, "nodeSelector").items()
+
+
 def _comparable(ours: Object, theirs: Object) -> Object:
     """``ours`` with all that may change put back to what it was."""
     spec = copy.deepcopy(ours)
@@ -191,7 +204,10 @@ def _comparable(ours: Object, theirs: Object) -> Object:
         for container, before in pairs:
             container["image"] = before.get("image")
             # Server-side changes of a resize go through their own subresource.
-    for name in ("activeDeadlineSeconds", "tolerations"):
+    changeable = ["activeDeadlineSeconds", "tolerations", "schedulingGates"]
+    if items(theirs, "schedulingGates") and _narrows(ours, theirs):
+        changeable.append("nodeSelector")
+    for name in changeable:
         if name in theirs:
             spec[name] = theirs[name]
         else:

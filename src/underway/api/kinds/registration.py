@@ -9,14 +9,17 @@ from __future__ import annotations
 from urllib.parse import urlsplit
 
 from underway.api import names
-from underway.api.kinds.causes import bad, duplicate, forbidden, one_of, required, unsupported
+from underway.api.cel import compile_expression
+from underway.api.kinds.causes import bad, duplicate, one_of, required, unsupported
 from underway.api.objects import Object
 from underway.api.shape import items, mapping, text
-from underway.base.errors import Cause
+from underway.base.errors import Cause, Invalid
 
 _OPERATIONS = ("*", "CREATE", "UPDATE", "DELETE", "CONNECT")
 _SCOPES = ("*", "Cluster", "Namespaced")
 _LONGEST_TIMEOUT_S = 30
+_CONDITIONS_LIMIT = 64
+CONDITION_VARIABLES = ("object", "oldObject", "request")
 
 
 def check_webhooks(obj: Object) -> list[Cause]:
@@ -64,6 +67,7 @@ def _check_hook(hook: Object, path: str) -> list[Cause]:
     if not isinstance(timeout_s, int) or not 1 <= timeout_s <= _LONGEST_TIMEOUT_S:
         message = f"the timeout value must be between 1 and {_LONGEST_TIMEOUT_S} seconds"
         found.append(bad(f"{path}.timeoutSeconds", timeout_s, message))
+    found += _check_conditions(hook, f"{path}.matchConditions")
     return found + _check_client(mapping(hook, "clientConfig"), f"{path}.clientConfig")
 
 
@@ -128,14 +132,29 @@ def _check_service(service: Object, path: str) -> list[Cause]:
     return found
 
 
-def refuse_conditions(obj: Object) -> list[Cause]:
-    """``matchConditions`` where nothing evaluates CEL."""
-    return [
-        forbidden(
-            f"webhooks[{index}].matchConditions",
-            "this server does not evaluate match conditions (CEL); use rules, namespaceSelector"
-            " and objectSelector",
-        )
-        for index, hook in enumerate(items(obj, "webhooks"))
-        if hook.get("matchConditions")
-    ]
+def _check_conditions(hook: Object, path: str) -> list[Cause]:
+    conditions = items(hook, "matchConditions")
+    if len(conditions) > _CONDITIONS_LIMIT:
+        message = f"must have at most {_CONDITIONS_LIMIT} items"
+        return [bad(path, len(conditions), message)]
+    found: list[Cause] = []
+    seen: set[str] = set()
+    for index, condition in enumerate(conditions):
+        name, expression = text(condition, "name"), text(condition, "expression")
+        at = f"{path}[{index}]"
+        if not name:
+            found.append(required(f"{at}.name"))
+        else:
+            found += [bad(f"{at}.name", name, each) for each in names.qualified_name(name)]
+        if name in seen:
+            found.append(duplicate(f"{at}.name", name))
+        seen.add(name)
+        if not expression.strip():
+            found.append(required(f"{at}.expression"))
+            continue
+        try:
+            compile_expression(expression, CONDITION_VARIABLES)
+        except Invalid as error:
+            message = f"compilation failed: {error.message}"
+            found.append(bad(f"{at}.expression", expression, message))
+    return found

@@ -14,7 +14,7 @@ from typing import Any
 from underway.api import quantity
 from underway.api.objects import Object
 from underway.api.resources import Resource
-from underway.api.tables import cluster, jsonpath, network, pods, workloads
+from underway.api.tables import cluster, infrastructure, jsonpath, network, pods, workloads
 from underway.api.tables.columns import AGE, NAME, Column, Layout, age, name_of
 from underway.api.tables.durations import since
 from underway.base.errors import BadRequest
@@ -24,6 +24,7 @@ _LAYOUTS: dict[tuple[str, str], Layout] = {
     **workloads.LAYOUTS,
     **network.LAYOUTS,
     **cluster.LAYOUTS,
+    **infrastructure.LAYOUTS,
 }
 _PLAIN = Layout((NAME, AGE), lambda obj, now: [name_of(obj), age(obj, now)])
 

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import re
 import sys
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
@@ -61,13 +62,18 @@ class _Executor(click.Command):
             error.exit_code = 1
             raise
 
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        # Go's flags take -d=NAME for -d NAME.
+        return super().parse_args(ctx, [re.sub(r"^-([cdfv])=", r"-\1", each) for each in args])
+
 
 def _switches(command: Callable[..., None]) -> Callable[..., None]:
     """Go's boolean flags: ``--x``, ``--x=true``, ``--x=false``."""
     for name, text in _SWITCHES.items():
+        local = name.startswith("cache-") or name == "compressed-caching"
         command = click.option(
             f"--{name}", name.replace("-", "_"), is_flag=False, flag_value="true",
-            default="true" if name.startswith("cache-") or name == "compressed-caching" else "false",
+            default="true" if local else "false",
             type=click.BOOL, metavar="[=true|false]", help=text,
         )(command)  # fmt: skip
     for name in _IGNORED_VALUES:

@@ -13,19 +13,17 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from underway.api.kinds import invalid
-from underway.api.kinds.registration import refuse_conditions
 from underway.api.objects import Object, deleting, name_of, namespace_of
 from underway.base.clock import Clock, rfc3339
 from underway.base.errors import Cause, Forbidden
 from underway.server import crds
 from underway.server.addresses import Addresses, Release
 from underway.server.admission import nodes
-from underway.server.admission.hooks import MUTATING, VALIDATING
 from underway.server.admission.limits import LimitRanger
 from underway.server.admission.pods import PRIORITY_CLASSES, PodDefaults
 from underway.server.admission.policies import Policies
 from underway.server.admission.quota import Quotas
+from underway.server.admission.security import PodSecurity
 from underway.server.admission.webhooks import Webhooks
 from underway.server.admission.write import CREATE, DELETE, Write
 from underway.server.call import not_found, refused
@@ -54,6 +52,7 @@ class Admission:
         self.addresses = Addresses(service_cidr)
         self._pods = PodDefaults(store)
         self._limits = LimitRanger(store)
+        self._security = PodSecurity(store)
         self.quotas = Quotas(store)
         self._webhooks = Webhooks(store, catalog)
         self._policies = Policies(store, catalog)
@@ -61,10 +60,6 @@ class Admission:
     async def aclose(self) -> None:
         """Close the connections to webhooks."""
         await self._webhooks.aclose()
-
-    def waits(self, write: Write) -> bool:
-        """Whether webhooks are to be asked, so that others may write meanwhile."""
-        return self._webhooks.concern(write)
 
     async def mutate(self, write: Write, complete: Callable[[Object], None]) -> bool:
         """Complete ``write.new`` in place; ``complete`` fills in its kind's defaults.
@@ -106,8 +101,10 @@ class Admission:
         """
         if write.operation == DELETE:
             self._check_delete(write)
-        elif not write.subresource:
-            self._check_whole(write)
+        else:
+            self._security.check(write)
+            if not write.subresource:
+                self._check_whole(write)
         self._policies.validate(write)
         await self._webhooks.validate(write)
 
@@ -147,8 +144,6 @@ class Admission:
             self._check_rbac(write)
         elif storage == PRIORITY_CLASSES:
             self._pods.check_class(write)
-        elif storage in (MUTATING, VALIDATING) and (problems := refuse_conditions(new)):
-            raise invalid(write.served.resource, write.name, problems)
 
     def _check_rbac(self, write: Write) -> None:
         """Nobody gives what they do not have."""

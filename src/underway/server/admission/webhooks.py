@@ -20,6 +20,7 @@ from underway.api.objects import Object, meta
 from underway.api.patches import copy_json, json_patch
 from underway.base.errors import BadRequest, InternalError, UnderwayError
 from underway.base.ids import new_uid
+from underway.server.admission import conditions
 from underway.server.admission.hooks import MUTATING, VALIDATING, Hook, Hooks, Match
 from underway.server.admission.write import Write
 from underway.server.catalog import Catalog, Served
@@ -68,10 +69,6 @@ class Webhooks:
         """Close every connection."""
         while self._transports:
             await self._transports.popitem()[1].aclose()
-
-    def concern(self, write: Write) -> bool:
-        """Whether anybody is to be asked, so that others may write meanwhile."""
-        return bool(self._matching(MUTATING, write) or self._matching(VALIDATING, write))
 
     def _matching(self, storage: str, write: Write) -> list[Match]:
         # The server's own upkeep must not depend on webhooks that may not be up yet.
@@ -171,12 +168,15 @@ class Webhooks:
     # -- one call --------------------------------------------------------------------------
 
     async def _ask(self, match: Match, write: Write) -> Object | None:
-        """The webhook's answer; None where it was not to be had and that is forgiven."""
+        """The webhook's answer; None where it has nothing to say, or that is forgiven."""
         hook = match.hook
+        request = _request(match, write)
+        if not conditions.hold(hook, request, write):
+            return None
         if write.dry_run and hook.spec.get("sideEffects") not in ("None", "NoneOnDryRun"):
             raise BadRequest(f'admission webhook "{hook.name}" does not support dry run')
         try:
-            answer = await self._call(match, write)
+            answer = await self._call(hook, request)
         except _CallFailed as error:
             self._forgive(hook, error)
             return None
@@ -198,10 +198,9 @@ class Webhooks:
             raise InternalError(f"Internal error occurred: {text}") from error
         log.warning("%s; going on without it, as its failurePolicy is Ignore", text)
 
-    async def _call(self, match: Match, write: Write) -> Object:
-        hook = match.hook
-        uid = new_uid()
-        body = msgspec.json.encode(_review(match, write, uid))
+    async def _call(self, hook: Hook, request: Object) -> Object:
+        review = {"kind": "AdmissionReview", "apiVersion": _REVIEW, "request": request}
+        body = msgspec.json.encode(review)
         timeout_s = int(hook.spec.get("timeoutSeconds") or 10)
         query = f"timeout={timeout_s}s"
         what = "failed to call webhook"
@@ -218,7 +217,7 @@ class Webhooks:
             raise _CallFailed(f"{what}: {error.message}") from error
         if not 200 <= response.status < 300:
             raise _CallFailed(f"{what}: the server answered {response.status}")
-        return _answer(data, uid)
+        return _answer(data, request["uid"])
 
     async def _reach(self, hook: Hook) -> tuple[str, str, HttpTransport]:
         """Where the webhook is: the server, the path there, and the way to it."""
@@ -298,10 +297,10 @@ def _shown(served: Served, obj: Object) -> Object:
     return {**shown, "apiVersion": served.resource.api_version, "kind": served.resource.kind}
 
 
-def _review(match: Match, write: Write, uid: str) -> Object:
+def _request(match: Match, write: Write) -> Object:
     shown, asked = match.shown.resource, write.served.resource
     request: Object = {
-        "uid": uid,
+        "uid": new_uid(),
         "kind": {"group": shown.group, "version": shown.version, "kind": shown.kind},
         "resource": {"group": shown.group, "version": shown.version, "resource": shown.plural},
         "requestKind": {"group": asked.group, "version": asked.version, "kind": asked.kind},
@@ -322,4 +321,4 @@ def _review(match: Match, write: Write, uid: str) -> Object:
         request["subResource"] = request["requestSubResource"] = write.subresource
     if write.namespace or asked.plural == "namespaces":
         request["namespace"] = write.namespace or write.name
-    return {"kind": "AdmissionReview", "apiVersion": _REVIEW, "request": request}
+    return request

@@ -130,7 +130,7 @@ def _git(folder: Path, *arguments: str) -> str:
 
 
 def _credentials() -> dict[str, str]:
-    """``GIT_TOKEN``, or ``GIT_USERNAME`` and ``GIT_PASSWORD``: as a header no command line shows."""
+    """``GIT_TOKEN``, or ``GIT_USERNAME`` and ``GIT_PASSWORD``: as a header, in no argument."""
     username = os.environ.get("GIT_TOKEN") or os.environ.get("GIT_USERNAME")
     if not username:
         return {}

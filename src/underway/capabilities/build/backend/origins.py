@@ -160,7 +160,7 @@ class Origins:
 
 def push(
     client: RegistryClient, repository: str, tag: str, made: layout.Documents, image: Image,
-    shelf: Shelf,
+    shelf: Shelf, hint: str = "is the platform up? `underway status` says so",
 ) -> None:  # fmt: skip
     """Upload an image, its blobs before its manifest.
 
@@ -179,5 +179,5 @@ def push(
     except UnderwayError as error:
         raise type(error)(
             f"pushing {repository}:{tag}: {error.message}",
-            hint=error.hint or "is the platform up? `underway status` says so",
+            hint=error.hint or hint,
         ) from error

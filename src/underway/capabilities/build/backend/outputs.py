@@ -167,7 +167,7 @@ def push_to(
                 verify_tls=host not in access.skip_verify,
             ) as client:
                 push(client, reference.repository, reference.tag, made.documents, made.image,
-                     made.shelf)  # fmt: skip
+                     made.shelf, f"can {host} be reached from here?")  # fmt: skip
             return
         except UnderwayError as error:
             if scheme == schemes[-1] or error.code != 503:

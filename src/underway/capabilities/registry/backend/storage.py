@@ -23,9 +23,11 @@ import hashlib
 import os
 import secrets
 import shutil
+from collections import OrderedDict
 from collections.abc import Iterable, Iterator
 from io import BufferedReader
 from pathlib import Path
+from typing import Protocol
 
 from underway.base.files import fsync_dir, write_atomic
 from underway.capabilities.registry.model import (
@@ -40,6 +42,24 @@ from underway.capabilities.registry.model import (
 )
 from underway.wire import oci
 
+_LATELY = 512  # manifests, and uploads being hashed, that are kept in memory
+_SMALL_BYTES = 64 * 1024  # of a manifest that is
+
+_Stamp = tuple[int, int]  # number and modification time of a file
+
+
+class Hash(Protocol):
+    """What ``hashlib`` makes."""
+
+    name: str
+
+    def update(self, data: bytes | bytearray, /) -> None:
+        """Take more bytes in."""
+
+    def hexdigest(self) -> str:
+        """The digest of all so far."""
+        ...
+
 
 class Storage:
     """The registry's content below one directory."""
@@ -49,6 +69,8 @@ class Storage:
         self.uploads = root / "uploads"
         self._repositories = root / "repositories"
         self._lock = root / ".lock"
+        self._hashing: OrderedDict[str, tuple[int, Hash]] = OrderedDict()
+        self._lately: OrderedDict[tuple[str, str], tuple[_Stamp, _Stamp, Stored]] = OrderedDict()
         for directory in (self.blobs, self.uploads, self._repositories):
             _make_directory(directory)
 
@@ -113,10 +135,11 @@ class Storage:
         except FileNotFoundError as error:
             raise BlobUnknown(f"blob {digest} is not in {repository}") from error
 
-    def start_upload(self) -> str:
-        """A new upload's id."""
+    def start_upload(self, algorithm: str = "sha256") -> str:
+        """A new upload's id; ``algorithm`` is that of the digest it will probably end with."""
         upload = secrets.token_hex(16)
         (self.uploads / upload).touch()
+        self._keep_hash(upload, 0, hashlib.new(algorithm))
         return upload
 
     def upload_size(self, upload: str) -> int:
@@ -130,7 +153,7 @@ class Storage:
         except FileNotFoundError as error:
             raise UploadUnknown(f"there is no upload {upload}") from error
 
-    def append(self, upload: str, offset: int, piece: bytes) -> None:
+    def append(self, upload: str, offset: int, piece: bytes | bytearray) -> None:
         """Add bytes to an upload that holds ``offset`` bytes.
 
         Raises:
@@ -140,9 +163,14 @@ class Storage:
             if stream.seek(0, os.SEEK_END) != offset:
                 raise RangeInvalid("the upload has moved on")
             stream.write(piece)
+        hashed, state = self._hashing.pop(upload, (-1, None))
+        if state is not None and hashed == offset:
+            state.update(piece)
+            self._keep_hash(upload, offset + len(piece), state)
 
     def truncate_upload(self, upload: str, size: int) -> None:
         """Forget what an upload received beyond ``size`` bytes."""
+        self._hashing.pop(upload, None)
         os.truncate(self._upload(upload), size)
 
     def cancel_upload(self, upload: str) -> None:
@@ -151,6 +179,7 @@ class Storage:
         Raises:
             UploadUnknown: there is no such upload.
         """
+        self._hashing.pop(upload, None)
         try:
             self._upload(upload).unlink()
         except FileNotFoundError as error:
@@ -164,9 +193,14 @@ class Storage:
         """
         target = self._content(digest)
         path = self._upload(upload)
+        hashed, state = self._hashing.pop(upload, (-1, None))
         with path.open("rb") as stream:
             try:
-                check_digest(stream, digest)
+                # Most uploads were hashed as they came; one begun before a restart is read again.
+                if state is not None and hashed == os.fstat(stream.fileno()).st_size:
+                    _compare(state, digest, stream)
+                else:
+                    check_digest(stream, digest)
             except DigestInvalid:
                 path.unlink()
                 raise
@@ -209,11 +243,33 @@ class Storage:
         """
         digest = reference if oci.is_digest(reference) else self._tagged(repository, reference)
         try:
+            stamps = self._stamps(repository, reference, digest)
             link = self._link(repository, "_manifests", digest)
             media_type = link.read_text(encoding="utf-8")
-            return Stored(digest, media_type, self._content(digest).read_bytes())
+            stored = Stored(digest, media_type, self._content(digest).read_bytes())
         except FileNotFoundError as error:
             raise ManifestUnknown(f"{reference} is not in {repository}") from error
+        if len(stored.data) <= _SMALL_BYTES:
+            self._lately[repository, reference] = (*stamps, stored)
+            if len(self._lately) > _LATELY:
+                self._lately.popitem(last=False)
+        return stored
+
+    def recall(self, repository: str, reference: str) -> Stored | None:
+        """A manifest that was read lately and has not changed: two looks at the disk, no reading.
+
+        Cheap enough for the event loop. None where it has to be read, or is not there.
+        """
+        known = self._lately.get((repository, reference))
+        if known is None:
+            return None
+        try:
+            if self._stamps(repository, reference, known[2].digest) == known[:2]:
+                return known[2]
+        except FileNotFoundError:
+            pass
+        self._lately.pop((repository, reference), None)
+        return None
 
     def put_manifest(
         self,
@@ -256,6 +312,7 @@ class Storage:
                 directory = self._repository(repository) / "_tags"
                 _make_directory(directory)
                 write_atomic(directory / tag, stored.digest)
+                self._lately.pop((repository, tag), None)
 
     def delete_tag(self, repository: str, tag: str) -> None:
         """Remove a tag.
@@ -264,7 +321,10 @@ class Storage:
             ManifestUnknown: it is not there.
         """
         self._tagged(repository, tag)
-        (self._repository(repository) / "_tags" / tag).unlink()
+        try:
+            (self._repository(repository) / "_tags" / tag).unlink()
+        except FileNotFoundError as error:
+            raise ManifestUnknown(f"{tag} is not in {repository}") from error
 
     def delete_manifest(self, repository: str, digest: str) -> None:
         """Remove a manifest, and the tags that point at it.
@@ -273,12 +333,16 @@ class Storage:
             ManifestUnknown: it is not there.
         """
         link = self._link(repository, "_manifests", digest)
-        if not link.exists():
-            raise ManifestUnknown(f"{digest} is not in {repository}")
+        try:
+            link.unlink()
+        except FileNotFoundError as error:
+            raise ManifestUnknown(f"{digest} is not in {repository}") from error
         for tag in self.tags(repository):
-            if self._tagged(repository, tag) == digest:
-                self.delete_tag(repository, tag)
-        link.unlink()
+            if self._points_at(repository, tag, digest):
+                with self.locked(alone=True):
+                    # Somebody may have moved the tag, or pushed the same manifest again.
+                    if self._points_at(repository, tag, digest) and not link.exists():
+                        self.delete_tag(repository, tag)
 
     def delete_repository(self, repository: str) -> None:
         """Remove a repository with all its manifests, tags and uses of blobs.
@@ -352,6 +416,12 @@ class Storage:
             if not _use(self._link(repository, "_manifests", digest)) and not sparse:
                 raise ManifestBlobUnknown(f"manifest {digest} is not in {repository}")
 
+    def _points_at(self, repository: str, tag: str, digest: str) -> bool:
+        try:
+            return self._tagged(repository, tag) == digest
+        except ManifestUnknown:
+            return False
+
     def _tagged(self, repository: str, tag: str) -> str:
         # Only a tag's grammar may become part of a path.
         if oci.is_tag(tag):
@@ -359,6 +429,17 @@ class Storage:
                 file = self._repository(repository) / "_tags" / tag
                 return file.read_text(encoding="ascii")
         raise ManifestUnknown(f"{tag} is not in {repository}")
+
+    def _keep_hash(self, upload: str, size: int, state: Hash) -> None:
+        self._hashing[upload] = (size, state)
+        if len(self._hashing) > _LATELY:
+            self._hashing.popitem(last=False)
+
+    def _stamps(self, repository: str, reference: str, digest: str) -> tuple[_Stamp, _Stamp]:
+        """What changes when a tag or a manifest's link is written; raises FileNotFoundError."""
+        directory = self._repositories / repository
+        link = _stamp(directory / "_manifests" / _hex(digest))
+        return link, (0, 0) if reference == digest else _stamp(directory / "_tags" / reference)
 
     def _repository(self, name: str) -> Path:
         return self._repositories / name
@@ -380,7 +461,8 @@ class Storage:
     def _add_link(self, link: Path) -> None:
         if not _use(link):
             _make_directory(link.parent)
-            write_atomic(link, b"")
+            link.touch()  # it has no content: to make its name durable is all
+            fsync_dir(link.parent)
 
 
 def _hex(digest: str) -> str:
@@ -420,10 +502,21 @@ def check_digest(stream: BufferedReader, digest: str) -> None:
     Raises:
         DigestInvalid: its content has another digest.
     """
+    _compare(hashlib.file_digest(stream, digest.partition(":")[0]), digest, stream)
+
+
+def _compare(state: Hash, digest: str, stream: BufferedReader) -> None:
     algorithm, _, expected = digest.partition(":")
-    actual = hashlib.file_digest(stream, algorithm).hexdigest()
-    if actual != expected:
-        raise DigestInvalid(f"the content has digest {algorithm}:{actual}, not {digest}")
+    if state.name != algorithm:
+        state = hashlib.file_digest(stream, algorithm)
+    if state.hexdigest() != expected:
+        actual = f"{algorithm}:{state.hexdigest()}"
+        raise DigestInvalid(f"the content has digest {actual}, not {digest}")
+
+
+def _stamp(file: Path) -> _Stamp:
+    status = file.stat()
+    return status.st_ino, status.st_mtime_ns
 
 
 def _link_or_copy(source: Path, target: Path) -> None:

@@ -117,7 +117,9 @@ class Registry:
         digest = params.get("digest", "")
         if digest and not oci.is_digest(digest):
             raise DigestInvalid(f"{digest!r} is no digest")
-        upload = await run_blocking(self._storage.start_upload)
+        if digest:
+            algorithm = digest.partition(":")[0]
+        upload = await run_blocking(self._storage.start_upload, algorithm)
         if digest:
             await self._receive(request, upload, 0)
             return await self._finish(route.repository, upload, digest)
@@ -181,11 +183,11 @@ class Registry:
         async for piece in request.stream():
             pending += piece
             if len(pending) >= _PIECE:
-                await run_blocking(self._storage.append, upload, size, bytes(pending))
+                await run_blocking(self._storage.append, upload, size, pending)
                 size += len(pending)
-                pending.clear()
+                pending = bytearray()
         if pending:
-            await run_blocking(self._storage.append, upload, size, bytes(pending))
+            await run_blocking(self._storage.append, upload, size, pending)
         return size + len(pending)
 
     async def _finish(self, repository: str, upload: str, digest: str) -> Response:
@@ -216,7 +218,8 @@ class Registry:
             remove = storage.delete_manifest if by_digest else storage.delete_tag
             await run_blocking(remove, route.repository, route.reference)
             return Response(202)
-        stored = await self._find(route)
+        stored = self._storage.recall(route.repository, route.reference)
+        stored = stored or await self._find(route)
         headers = {
             "content-type": stored.media_type,
             "content-length": str(len(stored.data)),
