@@ -300,7 +300,7 @@ def test_custom_resources_are_checked_for_their_metadata():
 
 
 def test_gates_of_a_pod_may_be_lifted_but_not_added():
-    resource, gated = complete("Pod")
+    resource, gated = complete("pod")
     gated["spec"]["schedulingGates"] = [{"name": "example.com/a"}, {"name": "example.com/b"}]
     lifted = copy.deepcopy(gated)
     del lifted["spec"]["schedulingGates"][0]

@@ -117,6 +117,20 @@ class ImageStore:
         names = sorted(unquote(p.name) for p in self._names.iterdir() if p.name[0] != ".")
         return [image for image in map(self.get, names) if image]
 
+    def diff_ids(self) -> set[str]:
+        """The layers of every image ever kept here, also of those whose name is gone.
+
+        A container may still run from one of them.
+        """
+        found: set[str] = set()
+        for path in self._documents.iterdir() if self._documents.is_dir() else ():
+            try:
+                document = msgspec.json.decode(path.read_bytes())
+                found |= set(document.get("rootfs", {}).get("diff_ids", ()))
+            except (OSError, AttributeError, TypeError, msgspec.DecodeError):
+                continue
+        return found
+
     def remove(self, reference: str) -> bool:
         """Forget a name; whether it was there. Its layers stay for others."""
         try:

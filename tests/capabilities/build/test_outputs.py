@@ -13,6 +13,8 @@ from underway.base.errors import BadRequest, Conflict, NotFound
 from underway.capabilities.build.backend import garbage
 from underway.capabilities.build.cli import build
 from underway.capabilities.build.cli_builds import builds, seconds, size
+from underway.linux.images import ImageStore
+from underway.linux.layers import LayerStore
 
 pytestmark = [
     pytest.mark.privileged,
@@ -249,6 +251,20 @@ def test_pruning_removes_what_nothing_needs_and_keeps_images_whole(yard):
     assert yard.read("/g", "docker.io/library/gone:1") == "gone\n"
     shown = CliRunner().invoke(builds, ["usage"], env={"UNDERWAY_HOME": str(yard.home.root)})
     assert "docker.io/library/gone:1" in shown.output
+
+
+def test_layers_a_pod_may_run_from_are_kept_without_a_name(yard):
+    yard.build("FROM busybox\nRUN echo pod > /p\n", tag="pod:1")
+    layers, name = LayerStore(yard.home.layers), "docker.io/library/pod:1"
+    image = yard.image(name)
+    documents = yard.home.builds / "images" / "sha256"
+    manifest = (documents / image.digest[7:]).read_bytes()
+    config = (documents / image.manifest["config"]["digest"][7:]).read_bytes()
+    node = ImageStore(yard.home.layers / "images", layers)
+    node.add(name, manifest, config)
+    node.remove(name)
+    prune(yard, "--all", "--image", "pod:1")
+    assert all(map(layers.has, image.diff_ids))
 
 
 def test_pruning_to_a_size_keeps_what_was_used_last(yard):

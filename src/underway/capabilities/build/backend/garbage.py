@@ -1,6 +1,6 @@
 """Making room: steps not used for long, images, and the layers and blobs nothing names any more.
 
-Unpacked layers are shared with pods, so those of every image a pod may start from are kept. What
+Unpacked layers are shared with pods, so those of every image the node has ever had are kept. What
 is younger than ``GRACE_S`` is left alone: an image may be on its way that is not named yet.
 """
 
@@ -150,8 +150,8 @@ def _prune_blobs(shelf: Shelf, wanted: Wanted, now_s: float) -> tuple[int, int]:
 
 
 def _prune_layers(home: Home, shelf: Shelf, wanted: Wanted, now_s: float) -> int:
-    stores = [shelf.images, ImageStore(home.layers / "images", LayerStore(home.layers))]
-    needed = {diff_id for store in stores for image in store.list() for diff_id in image.diff_ids}
+    needed = ImageStore(home.layers / "images", LayerStore(home.layers)).diff_ids()
+    needed |= {diff_id for image in shelf.images.list() for diff_id in image.diff_ids}
     needed |= {layer.diff_id for layer in _step_layers(shelf)}
     removed = 0
     for diff_id in set(shelf.layers.ids()) - needed:

@@ -51,7 +51,10 @@ _Stamp = tuple[int, int]  # number and modification time of a file
 class Hash(Protocol):
     """What ``hashlib`` makes."""
 
-    name: str
+    @property
+    def name(self) -> str:
+        """The algorithm."""
+        ...
 
     def update(self, data: bytes | bytearray, /) -> None:
         """Take more bytes in."""

@@ -52,12 +52,12 @@ def list_projects(output: str) -> None:
     ]
     table = [
         (
-            row["name"],
-            "public" if row["public"] else "private",
-            f"{row['repositories']} repositories",
-            f"{row['robots']} robots",
+            each.name,
+            "public" if each.public else "private",
+            f"{pushed.count(each.name)} repositories",
+            f"{len(each.robots)} robots",
         )
-        for row in rows
+        for each in found
     ]
     show(rows, output, columns(table), empty="No projects.")
 
