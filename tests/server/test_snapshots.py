@@ -83,7 +83,7 @@ def test_a_cluster_comes_back_as_it_was(home):
     assert not (home.pki / "of-later").exists()
     assert home.kubeconfig.read_text() == "kubeconfig of old"
     assert {path.name for path in home.root.iterdir()} == {
-        "kubeconfig", "pki", "settings.json", "snapshots", "store",
+        "kubeconfig", "logs", "pki", "settings.json", "snapshots", "store",
     }  # fmt: skip
     snapshots.delete(home, "one")
     assert snapshots.listed(home) == []
