@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 
 from underway.api.objects import Object, key_of, split_key
 from underway.api.resources import Resource
-from underway.base.clock import Clock
+from underway.base.clock import Clock, SystemClock
 from underway.base.errors import Conflict, NotFound, UnderwayError
 from underway.reconcile.informer import Entry, EventType, Informer, Metadata
 from underway.reconcile.queue import WorkQueue
@@ -113,6 +113,7 @@ class Controller:
         self._workers = workers
         self._predicates = tuple(predicates)
         self._queue: WorkQueue[Request] | None = None
+        self._clock: Clock = SystemClock()
         self._informers: list[Informer] = []
 
     def enqueue(self, request: Request) -> None:
@@ -135,6 +136,7 @@ class Controller:
     def attach(self, manager: Manager, clock: Clock) -> None:
         """Take informers from the manager and listen to them; called by ``Manager.add``."""
         self._queue = WorkQueue(clock)
+        self._clock = clock
         primary = self._informer(manager, self.primary)
         primary.add_handler(self._on_primary)
         for source in self.owns:
@@ -194,6 +196,7 @@ class Controller:
                 queue.done(request)
 
     async def _reconcile_one(self, queue: WorkQueue[Request], request: Request) -> None:
+        started = self._clock.monotonic()
         try:
             result = await self._reconcile(request)
         except TerminalError as error:
@@ -212,7 +215,8 @@ class Controller:
         else:
             queue.forget(request)
             if isinstance(result, RequeueAfter):
-                queue.add_after(request, result.delay_s)
+                # The delay counts from when the reconciler looked at the clock, not from now.
+                queue.add_after(request, result.delay_s - (self._clock.monotonic() - started))
 
 
 def _metadata(old: Entry | None, new: Entry | None) -> list[Metadata]:

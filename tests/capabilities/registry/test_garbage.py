@@ -20,13 +20,12 @@ from underway.capabilities.registry.backend import garbage
 from underway.capabilities.registry.backend.storage import Storage
 from underway.wire import oci
 
-NOW = SystemClock().now()
 STEPS = 125  # of each of eight clients
 LATER = timedelta(seconds=garbage.GRACE_S + 60)
 
 
 def collect(direct, after=LATER, **options):
-    return garbage.collect(Storage(direct.home.registry), NOW + after, **options)
+    return garbage.collect(Storage(direct.home.registry), SystemClock().now() + after, **options)
 
 
 def contents(direct):
