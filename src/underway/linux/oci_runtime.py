@@ -182,6 +182,7 @@ class OciRuntime:
                 subprocess.run(
                     argv,
                     env=environment,
+                    cwd=bundle,  # where conmon leaves a file when the container runs out of memory
                     pass_fds=(writer,),
                     stdin=subprocess.DEVNULL,
                     stdout=subprocess.DEVNULL,

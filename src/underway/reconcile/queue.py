@@ -123,12 +123,15 @@ class WorkQueue(Generic[K]):
         if not self._delayed:
             await self._earlier.wait()
             return
-        delay_s = self._delayed[0][0] - self._clock.monotonic()
         async with asyncio.TaskGroup() as group:
             tasks = {
-                group.create_task(self._clock.sleep(max(delay_s, 0.0))),
+                group.create_task(self._sleep_until(self._delayed[0][0])),
                 group.create_task(self._earlier.wait()),
             }
             await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
             for task in tasks:
                 task.cancel()
+
+    async def _sleep_until(self, due: float) -> None:
+        # The delay is taken when the task runs: the clock may have moved since it was made.
+        await self._clock.sleep(max(due - self._clock.monotonic(), 0.0))
