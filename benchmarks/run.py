@@ -72,7 +72,7 @@ def render() -> None:
         parts.append(f"## {result['title']}\n")
         parts.append(f"{result['date']}, {result['machine']}. {result['how']}\n")
         rows = result["rows"]
-        parts.append("| " + " | ".join(rows[0]) + " |")
+        parts.append("| " + " | ".join(rows[0].values()) + " |")
         parts.append("|" + "---|" * len(rows[0]))
         parts += ["| " + " | ".join(row.values()) + " |" for row in rows[1:]]
         parts.append("")
