@@ -19,9 +19,9 @@ Progress = Callable[[str], None]
 class BaseImage:
     """An image that a build starts from or a pod runs.
 
-    ``origin`` is ``registry`` (pulled from a configured upstream registry) or ``stand-in``
-    (assembled here from Debian packages). ``repository`` is its repository in the built-in
-    registry, ``digest`` its manifest's.
+    ``origin`` is ``registry`` (pulled from a configured upstream registry), ``stand-in``
+    (assembled here from Debian packages) or ``layout`` (an OCI layout named for the build).
+    ``repository`` is its repository in the built-in registry, ``digest`` its manifest's.
     """
 
     reference: str

@@ -26,6 +26,7 @@ from underway.client import Client, kubeconfig
 from underway.kit import registry
 
 _CLEAR_LINE = "\r\x1b[2K"
+_WIDEST = 1000  # characters of a line that is kept
 
 
 class Progress:
@@ -39,7 +40,7 @@ class Progress:
         self._stream = sys.stderr if to_stderr else sys.stdout
         self._live = self._stream.isatty()
         self._verbose = verbose
-        self._width = min(shutil.get_terminal_size().columns, 160)
+        self._width = min(shutil.get_terminal_size().columns, 160) if self._live else _WIDEST
 
     def begin(self, step: str) -> None:
         """A step begins."""
