@@ -24,10 +24,6 @@ from underway.linux.layers import Mtimes
 
 SLACK_S = 2.0
 _KEYRING = "/usr/share/keyrings/debian-archive-keyring.gpg"
-_ARCHIVES = {
-    "": "http://archive.invalid/debian",
-    "security": "http://archive.invalid/debian-security",
-}
 _LEFT_OUT = ("man", "locale", "doc", "groff", "info", "lintian", "linda")
 _WORTHLESS = (
     "dev/*", "run/*", "tmp/*", "etc/hostname", "etc/resolv.conf", "etc/apt/sources.list",
@@ -131,18 +127,27 @@ def _run(argv: list[str], tmp: Path, tell: Callable[[str], object]) -> None:
 
 
 def _sources(suite: str) -> list[str]:
-    """The machine's own archives for the suite as one-line sources, or Debian's."""
+    """The machine's own archives for the suite as one-line sources.
+
+    Raises:
+        ServiceUnavailable: its sources name none.
+    """
     found: dict[str, str] = {}
     for path in [Path("/etc/apt/sources.list"), *Path("/etc/apt/sources.list.d").glob("*")]:
         if path.suffix in (".list", ".sources") and path.is_file():
             found |= _archives(path.read_text(errors="replace"), suite)
-    main = found.get(suite, _ARCHIVES[""])
-    security = found.get(f"{suite}-security", _ARCHIVES["security"])
-    return [
-        f"deb [signed-by={_KEYRING}] {main} {suite} main",
-        f"deb [signed-by={_KEYRING}] {main} {suite}-updates main",
-        f"deb [signed-by={_KEYRING}] {security} {suite}-security main",
+    if suite not in found:
+        raise ServiceUnavailable(
+            f"this machine's apt sources name no archive of Debian {suite}",
+            hint="add one below /etc/apt/sources.list.d",
+        )
+    lines = [
+        f"deb [signed-by={_KEYRING}] {found[suite]} {suite} main",
+        f"deb [signed-by={_KEYRING}] {found[suite]} {suite}-updates main",
     ]
+    if security := found.get(f"{suite}-security"):
+        lines.append(f"deb [signed-by={_KEYRING}] {security} {suite}-security main")
+    return lines
 
 
 def _archives(text: str, suite: str) -> dict[str, str]:
