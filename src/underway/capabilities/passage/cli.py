@@ -14,7 +14,6 @@ from underway.api.objects import Object, name_of
 from underway.base.clock import SystemClock
 from underway.base.errors import BadRequest, ServiceUnavailable
 from underway.base.home import Home
-from underway.capabilities.passage import rules
 from underway.capabilities.passage.controller import (
     Order,
     Shipment,
@@ -22,6 +21,7 @@ from underway.capabilities.passage.controller import (
     explain_deployment,
     explain_pod,
 )
+from underway.capabilities.passage.rules.objects import application_name
 from underway.client import Client, kubeconfig
 from underway.kit import registry
 
@@ -106,7 +106,7 @@ def ship(
     """
     home = Home.from_environment()
     root = path.resolve()
-    application = rules.application_name(name, root.name)
+    application = application_name(name, root.name)
     ports = registry.Ports(registry.installed(), home)
     tools = Tools(
         client=_client(home),

@@ -13,8 +13,16 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
-from underway.api.objects import Object, labels_of, name_of, namespace_of
-from underway.api.resources import BUILTIN, DEPLOYMENTS, NAMESPACES, PODS, SERVICES, Resource
+from underway.api import selectors
+from underway.api.objects import Object, find_condition, labels_of, name_of, namespace_of
+from underway.api.resources import (
+    CUSTOMRESOURCEDEFINITIONS,
+    DEPLOYMENTS,
+    NAMESPACES,
+    PODS,
+    SERVICES,
+    Resource,
+)
 from underway.base.clock import Clock, rfc3339
 from underway.base.errors import (
     BadRequest,
@@ -24,9 +32,20 @@ from underway.base.errors import (
 )
 from underway.base.home import Settings
 from underway.base.threads import run_blocking
-from underway.capabilities.passage import backend, rules
-from underway.capabilities.passage.model import PASSAGES, Applied, Outcome, Source, Step
+from underway.capabilities.passage import backend
+from underway.capabilities.passage.model import (
+    PASSAGE_ANNOTATION,
+    PASSAGES,
+    Applied,
+    Outcome,
+    Reference,
+    Rollout,
+    Source,
+    Step,
+)
+from underway.capabilities.passage.rules import objects, rollouts
 from underway.client import Client
+from underway.client.discovery import Discovery
 from underway.kit.ports import BuildRequest, BuildResult, FittedSource, ImageBuilder, SourceFitter
 
 FIELD_MANAGER = "underway-ship"
@@ -82,6 +101,7 @@ class Shipment:
         self._order = order
         self._tools = tools
         self._client = tools.client
+        self._discovery = Discovery(tools.client)
         self._report = reporter
         self._outcome = Outcome()
         self._passage: Object | None = None
@@ -122,6 +142,8 @@ class Shipment:
             step.message = await self._wait_for_rollout()
         async with self._step("probe") as step:
             step.message = await self._probe()
+        async with self._step("prune") as step:
+            step.message = await self._prune()
 
     @asynccontextmanager
     async def _step(self, name: str) -> AsyncIterator[Step]:
@@ -161,7 +183,7 @@ class Shipment:
             self._report.line(fitted.evidence)
 
     async def _open_passage(self, source: Source) -> Object:
-        name = rules.passage_name(self._order.application, source.digest)
+        name = objects.passage_name(self._order.application, source.digest)
         spec = {"application": self._order.application, "source": source.as_dict()}
         obj: Object = {
             "apiVersion": PASSAGES.api_version,
@@ -199,19 +221,62 @@ class Shipment:
         assert self._passage is not None
         image = f"{built.reference.partition('@')[0].rpartition(':')[0]}@{built.digest}"
         documents = await run_blocking(backend.read_manifests, fitted.manifests)
-        objects = rules.render(
+        rendered = objects.render(
             documents,
             image=image,
             passage=name_of(self._passage),
-            namespace=self._order.namespace,
+            application=self._order.application,
         )
-        for obj in objects:
-            resource = resource_of(obj)
-            before = await self._find(resource, name_of(obj), namespace_of(obj))
-            after = await self._client.apply(resource, obj, field_manager=FIELD_MANAGER)
-            self._outcome.applied.append(Applied(resource, before, after))
+        self._outcome.inventory = [self._reference(obj) for obj in rendered]
+        await self._record("Running", "")
+        for obj in rendered:
+            await self._apply_one(obj)
 
-    async def _find(self, resource: Resource, name: str, namespace: str) -> Object | None:
+    def _reference(self, obj: Object) -> Reference:
+        namespace = namespace_of(obj) or self._order.namespace
+        return Reference(obj.get("apiVersion", ""), obj["kind"], namespace, name_of(obj))
+
+    async def _apply_one(self, obj: Object) -> None:
+        resource = await self._discovery.resource_of(obj)
+        if resource.namespaced:
+            obj["metadata"].setdefault("namespace", self._order.namespace)
+        before = await self._find(resource, name_of(obj), namespace_of(obj))
+        after = await self._client.apply(resource, obj, field_manager=FIELD_MANAGER)
+        self._outcome.applied.append(Applied(resource, before, after))
+        if resource == CUSTOMRESOURCEDEFINITIONS:
+            await self._until_established(name_of(obj))
+
+    async def _until_established(self, name: str) -> None:
+        deadline = self._tools.clock.monotonic() + self._order.timeout_s
+        while True:
+            current = await self._client.get(CUSTOMRESOURCEDEFINITIONS, name)
+            conditions = (current.get("status") or {}).get("conditions")
+            if (find_condition(conditions, "Established") or {}).get("status") == "True":
+                return
+            if self._tools.clock.monotonic() > deadline:
+                raise RequestTimeout(f"customresourcedefinition {name} is not established")
+            await self._tools.clock.sleep(_POLL_S)
+
+    async def _prune(self) -> str:
+        """Delete what earlier versions had and this one has not; gives what was done."""
+        found = await self._client.list(PASSAGES, self._order.namespace)
+        gone = objects.left_behind(found.items, self._order.application, self._outcome.inventory)
+        done = [str(each) for each in gone if await self._prune_one(each)]
+        return f"{', '.join(done)} removed" if done else "nothing is left of earlier versions"
+
+    async def _prune_one(self, reference: Reference) -> bool:
+        try:
+            resource = await self._discovery.resource(reference.api_version, reference.kind)
+        except NotFound:
+            return False
+        namespace = reference.namespace if resource.namespaced else None
+        current = await self._find(resource, reference.name, namespace)
+        if current is None or not objects.belongs_to(current, self._order.application):
+            return False
+        await self._quietly_delete(resource, current)
+        return True
+
+    async def _find(self, resource: Resource, name: str, namespace: str | None) -> Object | None:
         try:
             return await self._client.get(resource, name, namespace)
         except NotFound:
@@ -220,20 +285,19 @@ class Shipment:
     async def _wait_for_rollout(self) -> str:
         deadline = self._tools.clock.monotonic() + self._order.timeout_s
         messages = [
-            await self._wait_for(each.after, deadline)
+            await self._wait_for(each, deadline)
             for each in self._outcome.applied
-            if each.resource == DEPLOYMENTS
+            if each.after["kind"] in rollouts.AWAITED
         ]
         return ", ".join(messages)
 
-    async def _wait_for(self, deployment: Object, deadline: float) -> str:
-        told = ""
+    async def _wait_for(self, applied: Applied, deadline: float) -> str:
+        resource, told = applied.resource, ""
+        name, namespace = name_of(applied.after), namespace_of(applied.after)
         while True:
-            current = await self._client.get(
-                DEPLOYMENTS, name_of(deployment), namespace_of(deployment)
-            )
+            current = await self._client.get(resource, name, namespace)
             pods = await pods_of(self._client, current)
-            state = rules.rollout(current, pods)
+            state = rollouts.rollout(current, pods)
             if state.complete:
                 return state.message
             if state.message != told:
@@ -244,22 +308,20 @@ class Shipment:
             if self._tools.clock.monotonic() > deadline:
                 raise RequestTimeout(
                     f"{state.message} after {self._order.timeout_s:g} s",
-                    hint=f"kubectl describe deployment {name_of(current)}",
+                    hint=f"kubectl describe {resource.singular or resource.plural} {name}",
                 )
             await self._tools.clock.sleep(_POLL_S)
 
-    async def _rollout_error(
-        self, failure: str, deployment: Object, state: rules.Rollout
-    ) -> UnderwayError:
-        hint = f"kubectl describe deployment {name_of(deployment)}"
+    async def _rollout_error(self, failure: str, workload: Object, state: Rollout) -> UnderwayError:
+        hint = f"kubectl describe {workload['kind'].lower()} {name_of(workload)}"
         if state.failing_container:
-            log = await self._log(namespace_of(deployment), state)
+            log = await self._log(namespace_of(workload), state)
             if log:
                 failure = f"{failure}\nits last output:\n{log}"
                 hint = "mend what its output says and ship again"
         return BadRequest(failure, hint=hint)
 
-    async def _log(self, namespace: str, state: rules.Rollout) -> str:
+    async def _log(self, namespace: str, state: Rollout) -> str:
         path = PODS.path(namespace, state.failing_pod, "log")
         query = f"container={state.failing_container}&tailLines={_LOG_LINES}"
         if state.restarted:
@@ -272,12 +334,12 @@ class Shipment:
 
     async def _probe(self) -> str:
         assert self._passage is not None
-        objects = [each.after for each in self._outcome.applied]
-        service = rules.front_service(objects, name_of(self._passage))
+        shipped = [each.after for each in self._outcome.applied]
+        service = objects.front_service(shipped, name_of(self._passage))
         if service is None:
             return "no Service stands in front of it; nothing to probe"
         service = await self._client.get(SERVICES, name_of(service), namespace_of(service))
-        address = rules.service_address(service, self._tools.settings.bind_address)
+        address = objects.service_address(service, self._tools.settings.bind_address)
         if address is None:
             return f"service/{name_of(service)} has no TCP address; nothing to probe"
         proof = await run_blocking(backend.probe, *address, timeout_s=30.0)
@@ -286,23 +348,20 @@ class Shipment:
         return f"{proof.url} answered: {answer}"
 
     async def _undo(self) -> None:
-        delete, restore = rules.undo(self._outcome.applied)
+        delete, restore = objects.undo(self._outcome.applied)
         for each in delete:
             self._report.line(f"removing {each.resource.kind.lower()}/{name_of(each.after)}")
-            await self._quietly_delete(each)
+            await self._quietly_delete(each.resource, each.after)
         for each in restore:
             self._report.line(f"putting back {each.resource.kind.lower()}/{name_of(each.after)}")
             current = await self._find(each.resource, name_of(each.after), namespace_of(each.after))
             if current is not None and each.before is not None:
-                await self._client.replace(each.resource, rules.restored(each.before, current))
+                await self._client.replace(each.resource, objects.restored(each.before, current))
 
-    async def _quietly_delete(self, each: Applied) -> None:
+    async def _quietly_delete(self, resource: Resource, obj: Object) -> None:
         try:
             await self._client.delete(
-                each.resource,
-                name_of(each.after),
-                namespace_of(each.after),
-                uid=each.after["metadata"]["uid"],
+                resource, name_of(obj), namespace_of(obj), uid=obj["metadata"]["uid"]
             )
         except NotFound:
             return
@@ -315,9 +374,8 @@ class Shipment:
             "phase": phase,
             "message": message,
             "steps": [step.as_dict() for step in outcome.steps],
-            "objects": [
-                f"{each.resource.kind.lower()}/{name_of(each.after)}" for each in outcome.applied
-            ],
+            "objects": [str(self._reference(each.after)) for each in outcome.applied],
+            "inventory": [each.as_dict() for each in outcome.inventory],
         }
         if outcome.image:
             status["image"] = outcome.image
@@ -338,21 +396,6 @@ def _build_message(built: BuildResult) -> str:
     return f"{message}, on {origins}" if origins else message
 
 
-def resource_of(obj: Object) -> Resource:
-    """The built-in resource an object belongs to.
-
-    Raises:
-        BadRequest: it is of no kind that can be shipped.
-    """
-    for resource in BUILTIN:
-        if (resource.api_version, resource.kind) == (obj.get("apiVersion"), obj.get("kind")):
-            return resource
-    raise BadRequest(
-        f"{obj.get('apiVersion')} {obj.get('kind')} {name_of(obj)}: not a built-in kind",
-        hint="apply custom resources with kubectl",
-    )
-
-
 async def explain_pod(client: Client, namespace: str, name: str) -> Object:
     """A pod's way back to its source.
 
@@ -362,7 +405,7 @@ async def explain_pod(client: Client, namespace: str, name: str) -> Object:
         passage built.
     """
     pod = await client.get(PODS, name, namespace)
-    passage_name = (pod["metadata"].get("annotations") or {}).get(rules.PASSAGE_ANNOTATION)
+    passage_name = (pod["metadata"].get("annotations") or {}).get(PASSAGE_ANNOTATION)
     passage: Object | None = None
     if passage_name:
         try:
@@ -401,21 +444,20 @@ async def explain_deployment(client: Client, namespace: str, name: str) -> Objec
     return await explain_pod(client, namespace, name_of(newest))
 
 
-async def pods_of(client: Client, deployment: Object) -> list[Object]:
-    """The pods a Deployment selects."""
-    wanted = deployment["spec"]["selector"].get("matchLabels") or {}
-    selector = ",".join(f"{key}={value}" for key, value in sorted(wanted.items()))
-    found = await client.list(PODS, namespace_of(deployment), labels=selector)
+async def pods_of(client: Client, workload: Object) -> list[Object]:
+    """The pods a workload selects."""
+    selector = str(selectors.from_object(rollouts.selector_of(workload)))
+    found = await client.list(PODS, namespace_of(workload), labels=selector)
     return found.items
 
 
 async def _owners(client: Client, obj: Object) -> AsyncIterator[str]:
-    namespace = namespace_of(obj)
+    namespace, discovery = namespace_of(obj), Discovery(client)
     while references := obj["metadata"].get("ownerReferences"):
         owner = next((each for each in references if each.get("controller")), references[0])
         yield f"{owner['kind']}/{owner['name']}"
         try:
-            resource = resource_of({"apiVersion": owner["apiVersion"], "kind": owner["kind"]})
+            resource = await discovery.resource(owner["apiVersion"], owner["kind"])
             obj = await client.get(resource, owner["name"], namespace)
         except UnderwayError:
             return

@@ -11,8 +11,7 @@ PASSAGES = Resource(
     "underway.dev", "v1alpha1", "passages", "Passage", singular="passage", subresources=("status",)
 )
 PASSAGE_ANNOTATION = "underway.dev/passage"
-
-STEPS = ("source", "build", "apply", "rollout", "probe")
+APPLICATION_LABEL = "underway.dev/application"
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,7 +78,7 @@ class Proof:
 
 @dataclass(frozen=True, slots=True)
 class Rollout:
-    """How far a Deployment has come: ``failure`` says why it cannot get further."""
+    """How far a workload has come: ``failure`` says why it cannot get further."""
 
     complete: bool
     message: str
@@ -87,6 +86,31 @@ class Rollout:
     failing_pod: str = ""
     failing_container: str = ""
     restarted: bool = False
+
+
+@dataclass(frozen=True, slots=True, order=True)
+class Reference:
+    """Which object: enough to find it again."""
+
+    api_version: str
+    kind: str
+    namespace: str
+    name: str
+
+    def as_dict(self) -> Object:
+        """The reference as it stands in ``Passage.status.inventory``."""
+        value: Object = {"apiVersion": self.api_version, "kind": self.kind, "name": self.name}
+        if self.namespace:
+            value["namespace"] = self.namespace
+        return value
+
+    @classmethod
+    def from_dict(cls, value: Object) -> Reference:
+        """The reference as ``as_dict`` wrote it."""
+        return cls(value["apiVersion"], value["kind"], value.get("namespace", ""), value["name"])
+
+    def __str__(self) -> str:
+        return f"{self.kind.lower()}/{self.name}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,6 +137,7 @@ class Outcome:
     """What a shipment has produced so far."""
 
     image: Object = field(default_factory=dict)
+    inventory: list[Reference] = field(default_factory=list)
     applied: list[Applied] = field(default_factory=list)
     proof: Proof | None = None
     steps: list[Step] = field(default_factory=list)
