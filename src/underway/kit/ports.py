@@ -119,3 +119,92 @@ class SourceFitter(Protocol):
         Raises BadRequest when nothing is recognised, saying what was looked for.
         """
         ...
+
+
+@dataclass(frozen=True, slots=True)
+class ScanSummary:
+    """What a scan found in one image.
+
+    ``status`` is ``complete``, ``stale`` (the advisories are older than allowed), ``unsupported``
+    (the distribution is unknown, or there are no advisories for it): only ``complete`` may be read
+    as "nothing else is known". ``severities`` counts matches by name (``Critical``, ``High``,
+    ``Medium``, ``Low``, ``Negligible``, ``Unknown``). ``sbom_digest`` is the manifest of the SBOM
+    attached to the image, or empty. Times are RFC 3339.
+    """
+
+    digest: str
+    status: str
+    packages: int
+    severities: Mapping[str, int]
+    fixable: int
+    advisories_updated_at: str
+    sbom_digest: str = ""
+
+
+class ImageScanner(Protocol):
+    """Port ``image-scanner``."""
+
+    def scan(self, reference: str, progress: Progress) -> ScanSummary:
+        """Index an image of the built-in registry, attach its SBOM and match it with advisories.
+
+        ``reference`` has a digest. Blocking. Raises NotFound for an image that is not there.
+        """
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class Signed:
+    """A signature or attestation attached to an image: its manifest's digest and its key's id."""
+
+    digest: str
+    key_id: str
+
+
+class ImageSigner(Protocol):
+    """Port ``image-signer``: signatures by the platform's own identity."""
+
+    def sign(self, reference: str) -> Signed:
+        """Sign an image by digest (cosign's form), unless this key has already. Blocking."""
+        ...
+
+    def attest(
+        self, reference: str, predicate_type: str, predicate: Mapping[str, object]
+    ) -> Signed:
+        """Attach an in-toto Statement v1 about the image as a signed DSSE envelope. Blocking."""
+        ...
+
+    def verify(self, reference: str) -> tuple[Signed, ...]:
+        """The signatures of an image that verify with keys trusted here; empty for none."""
+        ...
+
+    def attestations(self, reference: str) -> tuple[tuple[Signed, Mapping[str, object]], ...]:
+        """The verified attestations of an image with their in-toto statements; empty for none."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class ShippedImage:
+    """What a passage knows of an image when its provenance is recorded.
+
+    ``source`` has ``digest``, ``repository``, ``commit``; ``parameters`` are the build's external
+    parameters; ``materials`` map a reference to a digest. Times are RFC 3339.
+    """
+
+    reference: str
+    digest: str
+    source: Mapping[str, str]
+    parameters: Mapping[str, object]
+    materials: Mapping[str, str]
+    started_at: str
+    finished_at: str
+
+
+class ProvenanceRecorder(Protocol):
+    """Port ``provenance-recorder``."""
+
+    def record(self, image: ShippedImage, scan: ScanSummary | None) -> tuple[Signed, ...]:
+        """Attach SLSA provenance and in-toto links, and note them in the Grafeas store.
+
+        Blocking. Gives the attestations attached.
+        """
+        ...
