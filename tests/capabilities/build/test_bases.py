@@ -66,7 +66,8 @@ def offered(reference):
         "python:3.11.9-slim", "python:3-slim", "node:18", "node:18-slim", "node:18-bookworm",
         "node:18.20-bookworm-slim", "node:lts", "nginx", "nginx:stable", "nginx:latest", "redis",
         "redis:7", "redis:7.0", "postgres:15", "postgres:15.4-bookworm", "busybox", "busybox:1.35",
-        "docker.io/library/redis:7",
+        "docker.io/library/redis:7", "rust:1-slim-bookworm", "golang:1.19", "eclipse-temurin:17-jre",
+        "maven:3-eclipse-temurin-17", "php:8.2-apache", "composer:2", "ruby:3.1",
     ],
 )  # fmt: skip
 def test_a_stand_in_is_offered(name):

@@ -13,7 +13,7 @@ from underway.api.objects import meta
 from underway.api.resources import DEPLOYMENTS, SERVICES
 from underway.base.errors import BadRequest, NotFound
 from underway.base.home import Home
-from underway.capabilities.packs.backend import make
+from underway.capabilities.packs.backend.fitting import make
 from underway.capabilities.packs.manifest import CAPABILITY
 from underway.kit.ports import FittedSource
 from underway.kit.registry import load

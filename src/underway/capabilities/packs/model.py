@@ -9,6 +9,9 @@ from dataclasses import dataclass, field
 MARKER = "# underway-pack: "
 """Begins the line by which a Dockerfile of ours tells what it was made for."""
 
+LANGUAGES = ("python", "node", "go", "java", "rust", "dotnet", "php", "ruby", "static")
+"""The languages known here, in the order in which a source is asked for them."""
+
 
 @dataclass(frozen=True)
 class Listing:
@@ -60,3 +63,52 @@ class Lacking:
     language: str
     reason: str
     hint: str = ""
+
+
+DEPLOYMENTS = ("manifests", "kustomize", "helm")
+FEATURES = ("ingress", "hpa", "pdb")
+SERVICES = ("NodePort", "ClusterIP", "LoadBalancer")
+
+
+@dataclass(frozen=True)
+class Options:
+    """How an application is deployed.
+
+    ``deploy`` is one of ``DEPLOYMENTS``, ``features`` some of ``FEATURES``, ``service`` the type of
+    its Service, ``host`` the host name of its Ingress, ``pipeline`` empty or ``github``.
+    """
+
+    deploy: str = "manifests"
+    features: tuple[str, ...] = ()
+    service: str = "NodePort"
+    host: str = ""
+    pipeline: str = ""
+
+
+@dataclass(frozen=True)
+class Environment:
+    """What an environment of a ``draft.toml`` says that matters here."""
+
+    name: str = ""
+    namespace: str = ""
+    dockerfile: str = "Dockerfile"
+    build_args: Mapping[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Variable:
+    """A variable of a Draft pack; without a default it has to be given."""
+
+    name: str
+    default: str | None = None
+    description: str = ""
+
+
+@dataclass(frozen=True)
+class Finding:
+    """Something in a manifest that a safeguard is against; ``level`` is error or warning."""
+
+    level: str
+    rule: str
+    object: str
+    message: str

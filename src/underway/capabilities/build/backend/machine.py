@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import shutil
 import subprocess
+import warnings
 from collections.abc import Mapping
 from functools import cache
 from pathlib import Path
@@ -67,6 +68,21 @@ def check_platform(text: str, where: str) -> None:
 def ca_bundle() -> Path | None:
     """The machine's certificate authorities, with those its administrator added."""
     return next((path for path in CA_BUNDLES if path.is_file()), None)
+
+
+@cache
+def java_trust_store() -> bytes:
+    """The machine's certificate authorities as Java reads them: PKCS #12 without a password."""
+    from cryptography import x509
+    from cryptography.hazmat.primitives.serialization import NoEncryption, pkcs12
+
+    bundle = ca_bundle()
+    with warnings.catch_warnings():
+        # Old authorities have serial numbers that RFC 5280 forbids; they are trusted all the same.
+        warnings.simplefilter("ignore")
+        found = x509.load_pem_x509_certificates(bundle.read_bytes()) if bundle else []
+    named = [pkcs12.PKCS12Certificate(each, b"%d" % n) for n, each in enumerate(found)]
+    return pkcs12.serialize_java_truststore(named, NoEncryption())
 
 
 def lent_environment(build_args: Mapping[str, str]) -> dict[str, str]:

@@ -24,6 +24,8 @@ from underway.capabilities.build.backend.rooms import RUNTIME, Room
 from underway.capabilities.build.rules.container import (
     APT_FILE,
     CA_FILE,
+    JAVA_OPTIONS,
+    TRUST_FILE,
     Bind,
     Container,
     configuration,
@@ -80,9 +82,14 @@ def run(room: Room, root: Path, command: Command, tell: Callable[[str], object])
     """
     who = identity(command.user, read_text(root, "etc/passwd"), read_text(root, "etc/group"))
     binds = [*_lent(room), *command.binds]
+    environment = {"HOME": who.home, **command.environment}
+    if "JAVA_HOME" in environment and machine.ca_bundle():
+        binds.append(_java_trust(room))
+        given = environment.get("JAVA_TOOL_OPTIONS", "")
+        environment["JAVA_TOOL_OPTIONS"] = f"{given} {JAVA_OPTIONS}".lstrip()
     container = Container(
         argv=command.argv,
-        environment={"HOME": who.home, **command.environment},
+        environment=environment,
         cwd=command.cwd,
         who=who,
         rootfs=str(root),
@@ -129,6 +136,12 @@ def _lent(room: Room) -> list[Bind]:
     if bundle:
         binds.append(Bind(str(bundle.resolve()), CA_FILE, read_only=True))
     return binds
+
+
+def _java_trust(room: Room) -> Bind:
+    path = room.path / "lent" / "cacerts.p12"
+    path.write_bytes(machine.java_trust_store())
+    return Bind(str(path), TRUST_FILE, read_only=True)
 
 
 @contextlib.contextmanager

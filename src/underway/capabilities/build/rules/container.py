@@ -18,6 +18,7 @@ CAPABILITIES = (
 )  # fmt: skip
 CA_FILE = "/dev/underway/ca-certificates.crt"
 APT_FILE = "/dev/underway/apt.conf"
+TRUST_FILE = "/dev/underway/cacerts.p12"
 SCRIPT_FILE = "/dev/underway/script"
 """Below /dev, which is a tmpfs of the container: what is mounted there leaves no trace."""
 
@@ -26,6 +27,11 @@ CA_VARIABLES = (
     "GIT_SSL_CAINFO", "npm_config_cafile", "CARGO_HTTP_CAINFO", "AWS_CA_BUNDLE", "DENO_CERT",
     "NIX_SSL_CERT_FILE", "HEX_CACERTS_PATH", "BUNDLE_SSL_CA_CERT",
 )  # fmt: skip
+JAVA_OPTIONS = (
+    f"-Djavax.net.ssl.trustStore={TRUST_FILE} -Djavax.net.ssl.trustStoreType=PKCS12"
+    " -Djavax.net.ssl.trustStorePassword="
+)
+"""Java reads no PEM; its programs take these from ``JAVA_TOOL_OPTIONS``."""
 
 
 @dataclass(frozen=True, slots=True)

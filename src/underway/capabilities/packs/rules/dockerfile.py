@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import re
 
-from underway.capabilities.packs.model import MARKER, Listing, Plan
+from underway.capabilities.packs.model import LANGUAGES, MARKER, Plan
 from underway.wire.dockerfile import parse
 from underway.wire.dockerfile_instructions import Arg, Dockerfile, Env, Expose
 from underway.wire.dockerfile_words import expand
 
-LANGUAGES = ("python", "node", "static", "go")
 FALLBACK_PORT = 8080
 # What well-known images listen on, for Dockerfiles that leave it to them.
 _PORTS_OF_BASES = {
@@ -23,13 +22,12 @@ _PORTS_OF_BASES = {
 }
 
 
-def detect(listing: Listing, port: int | None) -> Plan:
-    """The plan of a source with a Dockerfile.
+def detect(text: str, port: int | None) -> Plan:
+    """The plan of a source with a Dockerfile of this text.
 
     Raises:
         BadRequest: the Dockerfile has an error; file and line are named.
     """
-    text = listing.text("Dockerfile")
     language, go_package = _marked(text)
     found, why = exposed_port(parse(text))
     if port is not None:

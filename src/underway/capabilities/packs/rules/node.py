@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 import shlex
+from dataclasses import dataclass
 from typing import Any
 
 from underway.capabilities.packs.model import Lacking, Listing, Plan
@@ -13,7 +14,42 @@ from underway.capabilities.packs.rules.static import DEFAULT_PORT as SITE_PORT
 
 _DEFAULT_PORT = 3000
 _ENTRY_FILES = ("server.js", "index.js", "app.js", "main.js", "server.mjs", "index.mjs")
-_LOCKS = ("package-lock.json", "npm-shrinkwrap.json")
+_SETTINGS = (".npmrc", ".yarnrc", ".yarnrc.yml", "pnpm-workspace.yaml")
+
+
+@dataclass(frozen=True, slots=True)
+class _Manager:
+    """A package manager's commands; ``setup`` brings it into the image."""
+
+    name: str
+    install: str
+    frozen: str
+    production: str
+    prune: str
+    setup: str = ""
+    quiet: str = ""
+
+
+_NPM = _Manager(
+    "npm", "npm install", "npm ci", "--omit=dev", "npm prune --omit=dev",
+    quiet="--no-audit --no-fund",
+)  # fmt: skip
+_PNPM = _Manager(
+    "pnpm", "pnpm install", "pnpm install --frozen-lockfile", "--prod",
+    "CI=true pnpm prune --prod", setup="npm install -g pnpm@9 &&",
+)  # fmt: skip
+_YARN = _Manager(
+    "yarn", "yarn install", "yarn install --frozen-lockfile", "--production",
+    "yarn install --frozen-lockfile --production", setup="npm install -g yarn@1 &&",
+)  # fmt: skip
+_BERRY = _Manager(
+    "yarn", "yarn install", "yarn install --immutable", "", "yarn workspaces focus --production",
+    setup="npm install -g @yarnpkg/cli-dist &&",
+)  # fmt: skip
+_LOCKS = {
+    "package-lock.json": _NPM, "npm-shrinkwrap.json": _NPM, "pnpm-lock.yaml": _PNPM,
+    "yarn.lock": _YARN,
+}  # fmt: skip
 
 
 def detect(listing: Listing, port: int | None) -> Plan | Lacking | None:
@@ -60,15 +96,23 @@ def _installation(
     listing: Listing, package: dict[str, Any], scripts: dict[str, Any]
 ) -> dict[str, object]:
     lock = listing.first(*_LOCKS)
+    manager = _LOCKS.get(lock, _NPM)
+    if manager is _YARN and ".yarnrc.yml" in listing.files:
+        manager = _BERRY  # from version 2 on, whose locks the first cannot read
     builds = "build" in scripts
     wanted = _dependencies(package) if builds else _mapping(package, "dependencies")
     install = ""
     if wanted or lock:
-        install = f"npm {'ci' if lock else 'install'}{'' if builds else ' --omit=dev'}"
-        install += " --no-audit --no-fund"
+        words = [manager.frozen if lock else manager.install, "" if builds else manager.production]
+        install = " ".join(word for word in (manager.setup, *words, manager.quiet) if word)
     early = ["package.json", *([lock] if lock else [])]
-    early += [name for name in (".npmrc",) if name in listing.files]
-    return {"early": early, "install": install, "build": "npm run build" if builds else ""}
+    early += [name for name in _SETTINGS if name in listing.files]
+    return {
+        "early": early,
+        "install": install,
+        "build": f"{manager.name} run build" if builds else "",
+        "prune": manager.prune if install else "",
+    }
 
 
 def _choose(

@@ -22,6 +22,13 @@ _ASGI = {
     "litestar": "Litestar",
     "sanic": "Sanic",
 }
+# How a lock becomes requirements with hashes, so that pip alone installs.
+_LOCKS = {
+    "uv.lock": "pip install --no-cache-dir uv && uv export --frozen --no-dev"
+    " --no-emit-project --quiet -o /tmp/requirements.txt",
+    "poetry.lock": "pip install --no-cache-dir poetry poetry-plugin-export"
+    " && poetry export --only main -o /tmp/requirements.txt",
+}
 _HINT = "add a Procfile with a line such as `web: gunicorn app:app`, or write a Dockerfile"
 
 
@@ -66,6 +73,15 @@ def _installation(listing: Listing) -> dict[str, object]:
             "install_early": f"pip install --no-cache-dir pipenv && pipenv install --system {how}",
         }
     table = _toml(listing.text("pyproject.toml"))
+    for lock, export in _LOCKS.items():
+        if lock in listing.files:
+            install = "pip install --no-cache-dir -r /tmp/requirements.txt"
+            late = "pip install --no-cache-dir --no-deps ." if "build-system" in table else ""
+            return {
+                "early": ["pyproject.toml", lock],
+                "install_early": f"{export} && {install}",
+                "install_late": late,
+            }
     if "setup.py" in listing.files or "build-system" in table:
         return {"install_late": "pip install --no-cache-dir ."}
     wanted = _strings((table.get("project") or {}).get("dependencies"))

@@ -13,7 +13,7 @@ RUN {{ install }}
 {% endif %}
 COPY {{ '--chown=%s:%s ' % (user, user) if user }}. .
 {% if build %}
-RUN {{ build }}{{ ' && npm prune --omit=dev' if install }}
+RUN {{ build }}{{ ' && ' + prune if prune }}
 {% endif %}
 ENV NODE_ENV=production PORT={{ port }}
 {% if user %}

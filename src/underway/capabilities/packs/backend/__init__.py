@@ -1,0 +1,1 @@
+"""Reading source directories, compiling Go, and writing what a source lacks."""
