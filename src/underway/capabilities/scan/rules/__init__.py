@@ -1,0 +1,1 @@
+"""Decisions, pure: what a file says of packages, how versions order, which advisories apply."""
