@@ -1,7 +1,7 @@
 """DSSE envelopes and in-toto statements as bytes.
 
-Source: secure-systems-lab/dsse ``protocol.md`` and ``envelope.md`` v1.0; in-toto attestation framework
-``spec/v1/statement.md``.
+Source: secure-systems-lab/dsse ``protocol.md`` and ``envelope.md`` v1.0; in-toto attestation
+framework ``spec/v1/statement.md``.
 """
 
 from __future__ import annotations
@@ -133,5 +133,5 @@ def parse_statement(envelope: Envelope) -> dict[str, Any]:
     ):
         raise ValueError("an in-toto statement without subjects")
     if not isinstance(value.get("predicateType"), str):
-        raise ValueError("an in-toto statement without a predicateType")
+        raise ValueError("an in-toto statement without a predicateType")  # noqa: TRY004  # its form
     return value
