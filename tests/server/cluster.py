@@ -60,7 +60,7 @@ class Cluster:
         self.api = ApiServer(self.home, settings=settings, **self.options)
         await self.api.start()
         try:
-            async with await front.serve(self.api.handle, tls=tls) as server:
+            async with await front.serve(self.api.handle, tls=tls, http2=True) as server:
                 self.url = f"https://127.0.0.1:{server.port}"
                 self.admin = Client(self.api.as_user("admin", ["system:masters"]))
                 self._started.set()

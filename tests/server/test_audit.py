@@ -4,7 +4,13 @@ import json
 
 from tests.server.running import configmap, pod, request, serve
 
-from underway.api.resources import CONFIGMAPS, PODS, SECRETS
+from underway.api.resources import (
+    CONFIGMAPS,
+    PODS,
+    SECRETS,
+    VALIDATINGADMISSIONPOLICIES,
+    VALIDATINGADMISSIONPOLICYBINDINGS,
+)
 from underway.base.clock import SystemClock
 from underway.base.home import Home
 from underway.server.audit import AuditLog, Seen
@@ -108,3 +114,37 @@ def test_a_log_that_cannot_be_written_holds_up_nobody(tmp_path):
     log = AuditLog(tmp_path / "file" / "audit.log", SystemClock())
     filled(log, 2)
     log.close()
+
+
+def test_what_policies_note_is_in_the_log(tmp_path):
+    group = "admissionregistration.k8s.io/v1"
+    rule = {"operations": ["CREATE"], "apiGroups": [""], "apiVersions": ["v1"]}
+    policy = {
+        "apiVersion": group,
+        "kind": "ValidatingAdmissionPolicy",
+        "metadata": {"name": "p"},
+        "spec": {
+            "matchConstraints": {"resourceRules": [{**rule, "resources": ["configmaps"]}]},
+            "validations": [{"expression": "false", "message": "never"}],
+            "auditAnnotations": [{"key": "who", "valueExpression": "request.userInfo.username"}],
+        },
+    }
+    binding = {
+        "apiVersion": group,
+        "kind": "ValidatingAdmissionPolicyBinding",
+        "metadata": {"name": "b"},
+        "spec": {"policyName": "p", "validationActions": ["Audit"]},
+    }
+
+    async def scenario(_server, client):
+        await client.create(VALIDATINGADMISSIONPOLICIES, policy)
+        await client.create(VALIDATINGADMISSIONPOLICYBINDINGS, binding)
+        await client.create(CONFIGMAPS, configmap("a"), "default")
+
+    serve(tmp_path, scenario)
+    (made,) = of(lines(tmp_path), "configmaps")
+    assert made["annotations"]["p/who"] == "admin"
+    failures = made["annotations"]["validation.policy.admission.k8s.io/validation_failure"]
+    assert json.loads(failures) == [
+        {"message": "never", "policy": "p", "binding": "b", "validationActions": ["Audit"]}
+    ]

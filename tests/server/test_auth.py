@@ -3,20 +3,28 @@
 from datetime import timedelta
 
 import pytest
+from joserfc import jwt
+from joserfc.errors import JoseError
+from joserfc.jwk import KeySet
+from joserfc.jwt import JWTClaimsRegistry
 from tests.server.running import configmap, pod, request, serve
 
 from underway.api.resources import (
     CLUSTERROLES,
     CONFIGMAPS,
+    LEASES,
     NODES,
+    PERSISTENTVOLUMECLAIMS,
+    PERSISTENTVOLUMES,
     PODS,
     ROLEBINDINGS,
     ROLES,
+    SECRETS,
     SERVICEACCOUNTS,
     TOKENREVIEWS,
 )
-from underway.base.clock import FakeClock
-from underway.base.errors import Forbidden
+from underway.base.clock import FakeClock, rfc3339
+from underway.base.errors import BadRequest, Forbidden, NotFound
 from underway.client import Client
 from underway.server.identity import Attributes
 from underway.server.rbac import rule_allows
@@ -208,7 +216,8 @@ def test_a_node_reads_what_it_needs_and_writes_its_own(tmp_path):
     async def scenario(server, client):
         node = Client(server.as_user("system:node:n1", ["system:nodes"]))
         made = {"apiVersion": "v1", "kind": "Node", "metadata": {"name": "n1"}}
-        await node.create(NODES, made)
+        taint = {"key": "node.kubernetes.io/not-ready", "effect": "NoSchedule"}
+        assert (await node.create(NODES, made))["spec"]["taints"] == [taint]
         with pytest.raises(Forbidden, match='node "n1" is not allowed to create node "n2"'):
             await node.create(NODES, {**made, "metadata": {"name": "n2"}})
         await client.create(PODS, pod("mine", nodeName="n1"), "default")
@@ -267,3 +276,285 @@ def test_rules_cover_subresources_names_and_paths_only_when_they_say_so():
     path = {"verbs": ["get"], "nonResourceURLs": ["/api/*"]}
     assert rule_allows(path, Attributes("get", path="/api/v1"))
     assert not rule_allows(path, Attributes("get", path="/metrics"))
+
+
+NODE = ("system:node:n1", ["system:nodes"])
+
+
+async def forbidden(awaitable, match="forbidden"):
+    with pytest.raises(Forbidden, match=match):
+        await awaitable
+
+
+def secret(name, kind="Opaque", **data):
+    return {
+        "apiVersion": "v1",
+        "kind": "Secret",
+        "metadata": {"name": name},
+        "type": kind,
+        "stringData": data,
+    }
+
+
+def test_a_node_reads_only_what_its_pods_name(tmp_path):
+    async def scenario(server, client):
+        node = Client(server.as_user(*NODE))
+        for name in ("mounted", "env", "pull", "other"):
+            await client.create(SECRETS, secret(name, a="b"), "default")
+            await client.create(CONFIGMAPS, configmap(name), "default")
+        env = [{"secretRef": {"name": "env"}}, {"configMapRef": {"name": "env"}}]
+        mine = pod(
+            "mine",
+            nodeName="n1",
+            containers=[{"name": "main", "image": "nginx", "envFrom": env}],
+            imagePullSecrets=[{"name": "pull"}],
+            volumes=[
+                {"name": "a", "secret": {"secretName": "mounted"}},
+                {"name": "b", "configMap": {"name": "mounted"}},
+                {"name": "c", "persistentVolumeClaim": {"claimName": "claim"}},
+            ],
+        )
+        await forbidden(node.get(SECRETS, "env", "default"))
+        await client.create(PODS, mine, "default")
+        for name in ("mounted", "env", "pull"):
+            assert (await node.get(SECRETS, name, "default"))["data"]
+        await node.get(CONFIGMAPS, "mounted", "default")
+        single = await node.list(SECRETS, "default", fields="metadata.name=env")
+        assert len(single.items) == 1
+        await forbidden(node.get(SECRETS, "other", "default"), 'secrets "other" is forbidden')
+        await forbidden(node.get(SECRETS, "env", "kube-system"))
+        await forbidden(node.list(SECRETS, "default"))
+        await forbidden(node.list(CONFIGMAPS))
+        await forbidden(node.list(SECRETS, "default", fields="metadata.name=other"))
+        await forbidden(node.delete(SECRETS, "env", "default"))
+        claim = {
+            "apiVersion": "v1",
+            "kind": "PersistentVolumeClaim",
+            "metadata": {"name": "claim"},
+            "spec": {
+                "accessModes": ["ReadWriteOnce"],
+                "volumeName": "volume",
+                "resources": {"requests": {"storage": "1Gi"}},
+            },
+        }
+        await client.create(PERSISTENTVOLUMECLAIMS, claim, "default")
+        volume = {
+            "apiVersion": "v1",
+            "kind": "PersistentVolume",
+            "metadata": {"name": "volume"},
+            "spec": {
+                "accessModes": ["ReadWriteOnce"],
+                "capacity": {"storage": "1Gi"},
+                "claimRef": {"name": "claim", "namespace": "default"},
+                "csi": {
+                    "driver": "csi.example.com",
+                    "volumeHandle": "x",
+                    "nodePublishSecretRef": {"name": "other", "namespace": "default"},
+                },
+            },
+        }
+        await client.create(PERSISTENTVOLUMES, volume)
+        await node.get(PERSISTENTVOLUMECLAIMS, "claim", "default")
+        await node.get(PERSISTENTVOLUMES, "volume")
+        await node.get(SECRETS, "other", "default")  # the volume's
+        await client.delete(PODS, "mine", "default", grace_period_s=0)
+        await forbidden(node.get(SECRETS, "env", "default"))
+        await forbidden(node.get(PERSISTENTVOLUMES, "volume"))
+
+    serve(tmp_path, scenario)
+
+
+def test_a_node_sees_its_own_pods_and_node_alone(tmp_path):
+    async def scenario(server, client):
+        node = Client(server.as_user(*NODE))
+        for name in ("n1", "n2"):
+            made = {"apiVersion": "v1", "kind": "Node", "metadata": {"name": name}}
+            await client.create(NODES, made)
+            await client.create(PODS, pod(f"on-{name}", nodeName=name), "default")
+        await node.get(PODS, "on-n1", "default")
+        await forbidden(node.get(PODS, "on-n2", "default"))
+        await forbidden(node.list(PODS))
+        found = await node.list(PODS, fields="spec.nodeName=n1")
+        assert [each["metadata"]["name"] for each in found.items] == ["on-n1"]
+        await forbidden(node.list(PODS, fields="spec.nodeName=n2"))
+        reserved = {"metadata": {"labels": {"node-restriction.kubernetes.io/team": "a"}}}
+        await forbidden(node.patch(NODES, "n1", reserved), "not allowed to modify labels")
+        tainted = {"spec": {"taints": [{"key": "a", "effect": "NoSchedule"}]}}
+        await forbidden(node.patch(NODES, "n1", tainted), "not allowed to modify taints")
+        await node.patch(NODES, "n1", {"metadata": {"labels": {"example.com/free": "yes"}}})
+        await forbidden(node.patch(NODES, "n2", {"metadata": {"labels": {"a": "b"}}}))
+        await forbidden(node.delete(NODES, "n1"))
+        lease = {"apiVersion": "coordination.k8s.io/v1", "kind": "Lease"}
+        await node.create(LEASES, {**lease, "metadata": {"name": "n1"}}, "kube-node-lease")
+        other = {**lease, "metadata": {"name": "n2"}}
+        await forbidden(node.create(LEASES, other, "kube-node-lease"), "same name")
+        await forbidden(node.create(LEASES, {**lease, "metadata": {"name": "n1"}}, "default"))
+
+    serve(tmp_path, scenario)
+
+
+def test_a_node_gets_tokens_for_its_pods_alone(tmp_path):
+    async def scenario(server, client):
+        node = Client(server.as_user(*NODE))
+        uids = {}
+        for name in ("n1", "n2"):
+            made = await client.create(PODS, pod(f"on-{name}", nodeName=name), "default")
+            uids[name] = made["metadata"]["uid"]
+
+        def token(name, **more):
+            reference = {"kind": "Pod", "apiVersion": "v1", "name": f"on-{name}", **more}
+            review = {"spec": {"boundObjectRef": reference}}
+            return node.create(
+                SERVICEACCOUNTS, review, "default", name="default", subresource="token"
+            )
+
+        assert (await token("n1", uid=uids["n1"]))["status"]["token"]
+        await forbidden(token("n2", uid=uids["n2"]), "scheduled on a different node")
+        await forbidden(token("n1"), "without a uid")
+        plain = node.create(
+            SERVICEACCOUNTS, {"spec": {}}, "default", name="default", subresource="token"
+        )
+        await forbidden(plain, "not bound to a pod")
+
+    serve(tmp_path, scenario)
+
+
+def test_bootstrap_tokens_let_a_node_in_until_they_expire(tmp_path):
+    clock = FakeClock()
+
+    async def scenario(server, client):
+        async def whoami(token):
+            path = "/apis/authentication.k8s.io/v1/selfsubjectreviews"
+            sent = request("POST", path, body=b"{}", authorization=f"Bearer {token}")
+            answer = await server.handle(sent)
+            return answer.json()["status"]["userInfo"] if answer.status == 201 else None
+
+        ends = rfc3339(clock.now() + timedelta(hours=1))
+        data = {
+            "token-id": "abcdef",
+            "token-secret": "0123456789abcdef",
+            "expiration": ends,
+            "usage-bootstrap-authentication": "true",
+            "auth-extra-groups": "system:bootstrappers:workers",
+        }
+        kind = "bootstrap.kubernetes.io/token"
+        name = "bootstrap-token-abcdef"
+        await client.create(SECRETS, secret(name, kind, **data), "kube-system")
+        token = "abcdef.0123456789abcdef"
+        assert await whoami(token) == {
+            "username": "system:bootstrap:abcdef",
+            "groups": [
+                "system:bootstrappers",
+                "system:bootstrappers:workers",
+                "system:authenticated",
+            ],
+        }
+        assert await whoami("abcdef.0123456789abcdee") is None
+        assert await whoami("bbbbbb.0123456789abcdef") is None
+        for change in ({"usage-bootstrap-authentication": "no"}, {"auth-extra-groups": "admins"}):
+            await client.patch(SECRETS, name, {"stringData": change}, "kube-system")
+            assert await whoami(token) is None
+            again = {"stringData": {field: data[field] for field in change}}
+            await client.patch(SECRETS, name, again, "kube-system")
+        assert await whoami(token)
+        await clock.advance(3601)
+        assert await whoami(token) is None
+        await clock.advance(600)  # the sweep
+        with pytest.raises(NotFound):
+            await client.get(SECRETS, name, "kube-system")
+
+    serve(tmp_path, scenario, clock=clock)
+
+
+def test_tokens_end_with_what_they_are_bound_to(tmp_path):
+    clock = FakeClock()
+
+    async def scenario(server, client):
+        node = {"apiVersion": "v1", "kind": "Node", "metadata": {"name": "n1"}}
+        await client.create(NODES, node)
+        made = pod("a", nodeName="n1", terminationGracePeriodSeconds=30)
+        await client.create(PODS, made, "default")
+        await client.create(SECRETS, secret("s"), "default")
+
+        async def token(kind, name):
+            review = {"spec": {"boundObjectRef": {"kind": kind, "apiVersion": "v1", "name": name}}}
+            answer = await client.create(
+                SERVICEACCOUNTS, review, "default", name="default", subresource="token"
+            )
+            return answer["status"]["token"]
+
+        async def user(bearer):
+            found = await client.create(TOKENREVIEWS, {"spec": {"token": bearer}})
+            return found["status"].get("user") if found["status"].get("authenticated") else None
+
+        of_pod, of_secret = await token("Pod", "a"), await token("Secret", "s")
+        of_node = await token("Node", "n1")
+        extra = (await user(of_pod))["extra"]
+        assert extra["authentication.kubernetes.io/node-name"] == ["n1"]
+        assert "authentication.kubernetes.io/node-uid" in extra
+        await client.delete(PODS, "a", "default")
+        assert await user(of_pod)  # it has half a minute to end, and one more
+        await clock.advance(91)
+        assert not await user(of_pod)
+        assert await user(of_secret)
+        await client.delete(SECRETS, "s", "default")
+        assert not await user(of_secret)
+        assert await user(of_node)
+        await client.delete(NODES, "n1")
+        assert not await user(of_node)
+        with pytest.raises(BadRequest, match="cannot bind token to object of type"):
+            await token("ConfigMap", "c")
+
+    serve(tmp_path, scenario, clock=clock)
+
+
+def test_reviews_of_tokens_tell_audiences(tmp_path):
+    async def scenario(_server, client):
+        spec = {"audiences": ["vault", "db"]}
+        answer = await client.create(
+            SERVICEACCOUNTS, {"spec": spec}, "default", name="default", subresource="token"
+        )
+        token = answer["status"]["token"]
+
+        async def review(*wanted):
+            body = {"spec": {"token": token, "audiences": list(wanted)}}
+            return (await client.create(TOKENREVIEWS, body))["status"]
+
+        assert (await review("vault", "other"))["audiences"] == ["vault"]
+        assert not (await review("other"))["authenticated"]
+        assert not (await review())["authenticated"]  # not for this server
+
+    serve(tmp_path, scenario)
+
+
+def test_a_jose_library_checks_tokens_by_the_discovery_documents(tmp_path):
+    async def scenario(server, client):
+        answer = await client.create(
+            SERVICEACCOUNTS, {"spec": {}}, "default", name="default", subresource="token"
+        )
+        plain = answer["status"]["token"]
+        found = []
+        for path in ("/.well-known/openid-configuration", "/openid/v1/jwks"):
+            sent = request("GET", path, authorization=f"Bearer {plain}")
+            answered = await server.handle(sent)
+            assert answered.status == 200
+            found.append((answered.headers["content-type"], answered.json()))
+        (_, document), (media, keys) = found
+        assert media == "application/jwk-set+json"
+        assert document["jwks_uri"].endswith("/openid/v1/jwks")
+        algorithms = document["id_token_signing_alg_values_supported"]
+        token = jwt.decode(plain, KeySet.import_key_set(keys), algorithms=algorithms)
+        wanted = JWTClaimsRegistry(
+            iss={"essential": True, "value": document["issuer"]},
+            aud={"essential": True, "value": document["issuer"]},
+            sub={"essential": True, "value": "system:serviceaccount:default:default"},
+        )
+        wanted.validate(token.claims)
+        head, body, _ = plain.split(".")
+        forged = f"{head}.{body}.{'A' * 86}"
+        with pytest.raises(JoseError):
+            jwt.decode(forged, KeySet.import_key_set(keys), algorithms=algorithms)
+        anonymous = await server.handle(request("GET", "/openid/v1/jwks"))
+        assert anonymous.status in (401, 403)
+
+    serve(tmp_path, scenario)

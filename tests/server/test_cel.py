@@ -403,3 +403,37 @@ def test_kubectl_shows_a_policys_denial_and_warning(cluster):
     )
     assert "no secrets" not in cluster.kubectl("get", "validatingadmissionpolicies", "-o", "name")
     cluster.kubectl("delete", "validatingadmissionpolicy/p", "validatingadmissionpolicybinding/b")
+
+
+def test_a_policys_status_tells_of_fields_its_kinds_do_not_have(tmp_path):
+    async def scenario(_server, admin):
+        good = {"expression": "object.spec.containers.all(c, c.image != '' && has(c.resources))"}
+        bad = {
+            "expression": "object.spec.hostNetwrk == true",
+            "messageExpression": "object.metadata.nam",
+        }
+        given = policy(good, bad)
+        given["spec"]["matchConstraints"]["resourceRules"][0].update(
+            apiGroups=[""], apiVersions=["v1"]
+        )
+        made = await admin.create(VALIDATINGADMISSIONPOLICIES, given)
+        assert made["status"] == {
+            "observedGeneration": 1,
+            "typeChecking": {
+                "expressionWarnings": [
+                    {
+                        "fieldRef": "spec.validations[1].expression",
+                        "warning": "v1, Kind=Pod: ERROR: <input>: undefined field 'hostNetwrk'",
+                    },
+                    {
+                        "fieldRef": "spec.validations[1].messageExpression",
+                        "warning": "v1, Kind=Pod: ERROR: <input>: undefined field 'nam'",
+                    },
+                ]
+            },
+        }
+        del made["spec"]["validations"][1]
+        made = await admin.replace(VALIDATINGADMISSIONPOLICIES, made)
+        assert made["status"] == {"observedGeneration": 2, "typeChecking": {}}
+
+    serve(tmp_path, scenario)

@@ -173,3 +173,51 @@ def test_the_request_says_who_made_it_whatever_it_claims(cluster):
     found = cluster.call(client.create(REQUESTS, made))
     assert found["spec"]["username"] == "ann"
     assert "kings" not in found["spec"]["groups"]
+
+
+def test_a_bootstrapping_kubelet_gets_its_client_certificate_by_itself(cluster):
+    secret = {
+        "apiVersion": "v1",
+        "kind": "Secret",
+        "metadata": {"name": "bootstrap-token-abcdef", "namespace": "kube-system"},
+        "type": "bootstrap.kubernetes.io/token",
+        "stringData": {
+            "token-id": "abcdef",
+            "token-secret": "0123456789abcdef",
+            "usage-bootstrap-authentication": "true",
+        },
+    }
+    cluster.kubectl("create", "-f", "-", stdin=yaml.safe_dump(secret))
+    for role in (
+        "system:node-bootstrapper",
+        "system:certificates.k8s.io:certificatesigningrequests:nodeclient",
+    ):
+        name = f"bootstrap-{role.rpartition(':')[2]}"
+        group = "--group=system:bootstrappers"
+        cluster.kubectl("create", "clusterrolebinding", name, f"--clusterrole={role}", group)
+    _, pem = asked("system:node:n7", "system:nodes")
+    usages = ("digital signature", "client auth")
+    made = signing_request("node-n7", pem, "kube-apiserver-client-kubelet", usages)
+    config = cluster.kubeconfig(token="abcdef.0123456789abcdef")
+    cluster.kubectl("create", "-f", "-", stdin=yaml.safe_dump(made), config=config)
+    found = settled(cluster, "node-n7")
+    assert found["spec"]["username"] == "system:bootstrap:abcdef"
+    (approved,) = found["status"]["conditions"]
+    assert (approved["type"], approved["reason"]) == ("Approved", "AutoApproved")
+    text = b64decode(found["status"]["certificate"])
+    subject = x509.load_pem_x509_certificate(text).subject
+    (name,) = subject.get_attributes_for_oid(NameOID.COMMON_NAME)
+    assert name.value == "system:node:n7"
+
+
+def test_requests_that_are_not_quite_a_kubelets_wait_for_a_human(cluster):
+    _, pem = asked("system:node:n8", "system:nodes", names=("n8.example",))
+    made = signing_request("node-n8", pem, "kube-apiserver-client-kubelet")
+    cluster.call(cluster.admin.create(REQUESTS, made))
+    # One that is approved, and made later, shows that the first one was looked at.
+    _, pem = asked("system:node:n9", "system:nodes")
+    later = signing_request("node-n9", pem, "kube-apiserver-client-kubelet")
+    cluster.call(cluster.admin.create(REQUESTS, later))
+    settled(cluster, "node-n9")
+    found = cluster.call(cluster.admin.get(REQUESTS, "node-n8"))
+    assert not (found.get("status") or {}).get("conditions")

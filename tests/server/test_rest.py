@@ -18,6 +18,7 @@ from underway.api.resources import (
     NODES,
     PODS,
     SECRETS,
+    SERVICEACCOUNTS,
     SERVICES,
     Resource,
 )
@@ -601,3 +602,13 @@ def test_events_go_after_an_hour(tmp_path):
         await events.aclose()
 
     serve(tmp_path, scenario, clock=clock)
+
+
+def test_a_namespace_made_by_apply_is_furnished_like_any_other(tmp_path):
+    async def scenario(_server, client):
+        namespace = {"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": "applied"}}
+        await client.apply(NAMESPACES, namespace, field_manager="helm")
+        account = await client.get(SERVICEACCOUNTS, "default", "applied")
+        assert account["metadata"]["namespace"] == "applied"
+
+    serve(tmp_path, scenario)

@@ -6,7 +6,7 @@ kind are taken to have the same fields, so entries of other versions are compare
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable
+from collections.abc import Callable, Collection, Iterable
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -44,6 +44,11 @@ _NEVER_OWNED: FieldSet = {
         )
     ),
 }
+
+
+Versions = Callable[[Object, str], tuple[Schema, Object] | None]
+"""(object, apiVersion) -> that version's type and the object in it; None if it is not served. An
+empty object is empty in every version."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -131,21 +136,30 @@ class _Managers:
         else:
             self.entries.pop(key, None)
 
-    def conflicts(self, change: Comparison, by: _Key | None) -> list[tuple[_Key, Path]]:
+    def conflicts(self, change: _Change, by: _Key | None) -> list[tuple[_Key, Path]]:
         """The fields of others that a change takes from them."""
-        taken = change.modified | change.added
-        return [
-            (key, path)
-            for key, entry in sorted(self.entries.items(), key=lambda e: e[0].shown())
-            if key != by
-            for path in sorted(entry.fields & taken, key=_leaves_first)
-        ]
+        found = []
+        for key, entry in sorted(self.entries.items(), key=lambda e: e[0].shown()):
+            seen = change.seen(entry.api_version) if key != by else None
+            if seen is not None:
+                taken = entry.fields & (seen.modified | seen.added)
+                found += [(key, path) for path in sorted(taken, key=_leaves_first)]
+        return found
 
-    def give_up(self, change: Comparison, by: _Key | None) -> None:
-        """Everybody but ``by`` stops owning what changed or went away."""
-        gone = change.modified | change.added | change.removed
+    def give_up(self, change: _Change, by: _Key | None) -> None:
+        """Everybody but ``by`` stops owning what changed or went away.
+
+        An entry of a version that is not served any more is dropped.
+        """
         for key, entry in list(self.entries.items()):
-            if key != by and entry.fields & gone:
+            if key == by:
+                continue
+            seen = change.seen(entry.api_version)
+            if seen is None:
+                del self.entries[key]
+                continue
+            gone = entry.fields & (seen.modified | seen.added | seen.removed)
+            if gone:
                 self.set(key, replace(entry, fields=entry.fields - gone))
 
     def cap(self) -> None:
@@ -172,6 +186,36 @@ class _Managers:
             surplus -= 1
 
 
+class _Change:
+    """What a write changed, as each version in which managers own fields sees it."""
+
+    def __init__(
+        self,
+        schema: Schema,
+        old: Object,
+        new: Object,
+        ignored: Collection[tuple[str, ...]],
+        versions: Versions | None,
+    ) -> None:
+        self.own = _compare(schema, old, new, ignored)
+        self._old, self._new = old, new
+        self._ignored = ignored
+        self._versions = versions
+        self._version = str(new.get("apiVersion") or old.get("apiVersion") or "")
+        self._seen: dict[str, Comparison | None] = {self._version: self.own}
+
+    def seen(self, version: str) -> Comparison | None:
+        """The change in a version; None if that is not served any more."""
+        if self._versions is None or not version:
+            return self.own
+        if version not in self._seen:
+            found = self._versions(self._old, version), self._versions(self._new, version)
+            old, new = found
+            made = _compare(new[0], old[1], new[1], self._ignored) if old and new else None
+            self._seen[version] = made
+        return self._seen[version]
+
+
 def _leaves_first(path: Path) -> list[tuple[bool, str]]:
     """Orders paths as upstream's messages do: of each level what is owned whole comes first."""
     return [(depth < len(path), element) for depth, element in enumerate(path, start=1)]
@@ -194,11 +238,11 @@ def _unignored(paths: FieldSet, ignored: Iterable[tuple[str, ...]]) -> FieldSet:
 
 
 def _unmanaged(obj: Object | None) -> Object:
-    """A copy without managedFields."""
-    copy: Object = copy_json(obj) if obj else {}
-    if isinstance(copy.get("metadata"), dict):
-        copy["metadata"].pop("managedFields", None)
-    return copy
+    """The object without managedFields, for reading: all else is shared."""
+    metadata = (obj or {}).get("metadata")
+    if obj is None or not isinstance(metadata, dict):
+        return obj or {}
+    return {**obj, "metadata": {k: v for k, v in metadata.items() if k != "managedFields"}}
 
 
 def _managed_fields(obj: Object | None) -> Any:
@@ -218,6 +262,7 @@ def track(
     now: str,
     subresource: str = "",
     ignored: Collection[tuple[str, ...]] = (),
+    versions: Versions | None = None,
 ) -> None:
     """Record in ``new`` that ``manager`` owns what a create, update or patch changed.
 
@@ -234,6 +279,8 @@ def track(
         now: the time, RFC 3339.
         subresource: the subresource written through, or empty.
         ignored: fields the request cannot set, such as ``("status",)``.
+        versions: converts, for managers that own fields of another version; without it all
+            versions are taken to be alike.
     """
     managers = _managers_for_update(live, new, subresource)
     if managers is None:
@@ -243,7 +290,8 @@ def track(
         managers.write(new)
         return
     try:
-        _update(managers, live, new, manager, operation, schema, now, subresource, ignored)
+        change = _Change(schema, _unmanaged(live), _unmanaged(new), ignored, versions)
+        _update(managers, change, new, manager, operation, now, subresource)
     except BadRequest:  # a list whose items lack their keys cannot be tracked
         managers = _Managers.read(_managed_fields(live))
     managers.write(new)
@@ -267,19 +315,16 @@ def _managers_for_update(live: Object | None, new: Object, subresource: str) -> 
 
 def _update(
     managers: _Managers,
-    live: Object | None,
+    change: _Change,
     new: Object,
     manager: str,
     operation: str,
-    schema: Schema,
     now: str,
     subresource: str,
-    ignored: Collection[tuple[str, ...]],
 ) -> None:
     version = str(new.get("apiVersion") or "")
-    change = _compare(schema, _unmanaged(live), _unmanaged(new), ignored)
     managers.give_up(change, by=None)
-    taken = (change.modified | change.added) - _NEVER_OWNED
+    taken = (change.own.modified | change.own.added) - _NEVER_OWNED
     if taken:
         key = _Key(manager, operation, version, subresource)
         before = managers.entries.get(key)
@@ -301,6 +346,7 @@ def apply(
     now: str,
     subresource: str = "",
     ignored: Collection[tuple[str, ...]] = (),
+    versions: Versions | None = None,
 ) -> Object:
     """The object after ``manager`` applied its intent to it; neither argument is changed.
 
@@ -316,6 +362,7 @@ def apply(
         now: the time, RFC 3339.
         subresource: the subresource written through, or empty.
         ignored: fields the request cannot set, such as ``("status",)``.
+        versions: as for `track`.
 
     Raises:
         BadRequest: ``applied`` has unknown fields, repeated list items or managedFields.
@@ -332,7 +379,7 @@ def apply(
             f"failed to create typed patch object ({_named(applied)}): "
             + ", ".join(f".{path}: field not declared in schema" for path in unknown)
         )
-    state = _Apply(live, applied, manager, schema, now, subresource, ignored)
+    state = _Apply(live, applied, manager, schema, now, subresource, ignored, versions)
     try:
         result = state.run(force=force)
     except _Conflicts as error:
@@ -365,8 +412,10 @@ class _Apply:
         now: str,
         subresource: str,
         ignored: Collection[tuple[str, ...]],
+        versions: Versions | None,
     ) -> None:
         self.stored = live
+        self.versions = versions
         self.live = _unmanaged(live)
         self.applied = applied
         self.schema = schema
@@ -396,8 +445,8 @@ class _Apply:
         owned = _unignored(fieldsets.fields_of(self.schema, self.applied), self.ignored)
         managers.entries[self.key] = _Entry(owned, self.version, last.time if last else "")
         merged = fieldsets.merge(self.schema, self.live, self.applied)
-        result = self._prune(merged, managers, last.fields if last else set())
-        change = _compare(self.schema, self.live, result, self.ignored)
+        result = self._prune(merged, managers, last)
+        change = _Change(self.schema, self.live, result, self.ignored, self.versions)
         conflicts = managers.conflicts(change, by=self.key)
         if conflicts and not force:
             raise _Conflicts(conflicts)
@@ -410,22 +459,55 @@ class _Apply:
         managers.write(result)
         return result
 
-    def _prune(self, merged: Object, managers: _Managers, last: FieldSet) -> Object:
-        """``merged`` without what was applied last time and now belongs to nobody."""
-        if not last:
-            return merged
-        schema = self.schema
-        last = fieldsets.with_named_fields(schema, last)
-        everything = fieldsets.with_named_fields(schema, fieldsets.fields_of(schema, merged))
-        pruned = fieldsets.without(schema, merged, last)
-        kept = fieldsets.with_named_fields(schema, fieldsets.fields_of(schema, pruned))
-        claimed: FieldSet = set().union(*(entry.fields for entry in managers.entries.values()))
-        owned = fieldsets.with_named_fields(schema, claimed)
+    def _prune(self, merged: Object, managers: _Managers, last: _Entry | None) -> Object:
+        """``merged`` without what was applied last time and now belongs to nobody.
 
-        pruned = fieldsets.without(schema, merged, everything - kept - owned)
-        kept = fieldsets.with_named_fields(schema, fieldsets.fields_of(schema, pruned))
-        result: Object = fieldsets.without(schema, merged, (everything - kept) & last)
-        return result
+        Source: structured-merge-diff ``merge/update.go`` (prune).
+        """
+        found = self._in_version(merged, last.api_version) if last and last.fields else None
+        if last is None or found is None:
+            return merged
+        schema, base = found
+        fields = fieldsets.with_named_fields(schema, last.fields)
+        everything = _fields_with_names(schema, base)
+        pruned = self._with_owned(managers, base, fieldsets.without(schema, base, fields), last)
+        found = self._in_version(pruned, last.api_version)
+        kept = _fields_with_names(schema, found[1]) if found else set()
+        dangling: Object = fieldsets.without(schema, base, (everything - kept) & fields)
+        back = self._in_version(dangling, self.version)
+        return back[1] if back else merged
+
+    def _with_owned(
+        self, managers: _Managers, merged: Object, pruned: Object, last: _Entry
+    ) -> Object:
+        """``pruned`` with what managers own in it, put back version by version."""
+        owned: dict[str, FieldSet] = {}
+        for entry in managers.entries.values():
+            owned[entry.api_version] = owned.get(entry.api_version, set()) | entry.fields
+        for version in sorted(owned, key=lambda each: (each != last.api_version, each)):
+            whole, rest = self._in_version(merged, version), self._in_version(pruned, version)
+            if whole is None or rest is None:
+                continue
+            (schema, merged), (_, pruned) = whole, rest
+            everything, kept = (
+                _fields_with_names(schema, merged),
+                _fields_with_names(schema, pruned),
+            )
+            claimed = fieldsets.with_named_fields(schema, owned[version])
+            pruned = fieldsets.without(schema, merged, everything - kept - claimed)
+        return pruned
+
+    def _in_version(self, obj: Object, version: str) -> tuple[Schema, Object] | None:
+        if self.versions is None or not version or obj.get("apiVersion") == version:
+            return self.schema_of(version), obj
+        return self.versions(obj, version)
+
+    def schema_of(self, version: str) -> Schema:
+        """The type in a version that is served."""
+        if self.versions is None or not version or version == self.version:
+            return self.schema
+        found = self.versions({}, version)
+        return found[0] if found else self.schema
 
     def last_applied(self) -> FieldSet:
         """The live fields that still are as client-side apply left them."""
@@ -439,6 +521,10 @@ class _Apply:
         except (msgspec.DecodeError, AttributeError, BadRequest):
             return set()
         return found - change.modified - change.added - change.removed
+
+
+def _fields_with_names(schema: Schema, obj: Object) -> FieldSet:
+    return fieldsets.with_named_fields(schema, fieldsets.fields_of(schema, obj))
 
 
 def _drop_nulls(schema: Schema, value: Any) -> None:

@@ -11,6 +11,7 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Iterable
 from dataclasses import dataclass, field
+from functools import lru_cache
 from typing import Any
 
 import msgspec
@@ -38,9 +39,14 @@ def from_fields_v1(node: Any) -> FieldSet:
     Raises:
         BadRequest: it is malformed.
     """
+    return set(_set_of(msgspec.json.encode(node)))
+
+
+@lru_cache(256)  # what one program owns of its objects is much the same in each
+def _set_of(encoded: bytes) -> frozenset[Path]:
     found: FieldSet = set()
-    _read(node, (), found)
-    return found
+    _read(msgspec.json.decode(encoded), (), found)
+    return frozenset(found)
 
 
 def _read(node: Any, path: Path, found: FieldSet) -> None:
@@ -74,6 +80,12 @@ def _element(text: str) -> str:
 
 def to_fields_v1(paths: FieldSet) -> dict[str, Any]:
     """The ``fieldsV1`` object of a set."""
+    decoded: dict[str, Any] = msgspec.json.decode(_object_of(frozenset(paths)))
+    return decoded
+
+
+@lru_cache(256)
+def _object_of(paths: frozenset[Path]) -> bytes:
     root: dict[str, Any] = {}
     for path in sorted(paths):
         node = root
@@ -81,7 +93,7 @@ def to_fields_v1(paths: FieldSet) -> dict[str, Any]:
             node = node.setdefault(element, {})
         node["."] = {}
     _collapse(root)
-    return root
+    return msgspec.json.encode(root)
 
 
 def _collapse(node: dict[str, Any]) -> None:
@@ -213,6 +225,11 @@ def compare(schema: Schema, old: Any, new: Any) -> Comparison:
 
 
 def _compare(schema: Schema, old: Any, new: Any, path: Path, found: Comparison) -> None:
+    if old is _MISSING and isinstance(new, dict | list):
+        _add(schema, new, path, found.added)
+        return
+    if old == new and msgspec.json.encode(old) == msgspec.json.encode(new):
+        return  # far cheaper than a look at every field; the bytes tell 1 from true
     shapes = {_shape(schema, value) for value in (old, new) if value is not _MISSING}
     nothing = all(value is _MISSING or not value for value in (old, new))
     if shapes == {"map"} and not nothing:
@@ -236,6 +253,21 @@ def _compare(schema: Schema, old: Any, new: Any, path: Path, found: Comparison) 
         return
     if old is _MISSING or new is _MISSING:
         found.note(old, new, path)
+
+
+def _add(schema: Schema, value: Any, path: Path, added: FieldSet) -> None:
+    """Everything in a value that was not there before."""
+    shape = _shape(schema, value)
+    if shape == "map":
+        for name, child in value.items():
+            _add(_field(schema, name), child, (*path, f"f:{name}"), added)
+    elif shape == "list":
+        for element, items in _keyed(schema, value).items():
+            at = (*path, element)
+            if len(items) == 1:
+                _add(_item(schema), items[0], at, added)
+            added.add(at)
+    added.add(path)
 
 
 # Merging and removing

@@ -11,6 +11,7 @@ import builtins
 import math
 import re
 from fractions import Fraction
+from functools import lru_cache
 
 MESSAGE = (
     "quantities must match the regular expression '^([+-]?[0-9.]+)([eEinumkKMGTP]*[-+]?[0-9]*)$'"
@@ -34,7 +35,11 @@ def _parse(text: Text) -> tuple[Fraction, str]:
     """Value and family: ``decimal``, ``binary`` or ``exponent``."""
     if isinstance(text, bool) or not isinstance(text, str | int | float):
         raise ValueError(MESSAGE)  # noqa: TRY004  # callers map one kind of error
-    written = str(text).strip()
+    return _parse_text(str(text).strip())
+
+
+@lru_cache(4096)  # the same few amounts stand in thousands of pods
+def _parse_text(written: str) -> tuple[Fraction, str]:
     match = _PATTERN.fullmatch(written) if len(written) <= MAX_LENGTH else None
     if match is None:
         raise ValueError(MESSAGE)

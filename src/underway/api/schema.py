@@ -110,17 +110,17 @@ class Schema:
             return ANY
         return self._child(node) if isinstance(node, dict) else None
 
-    @property
+    @cached_property
     def preserve_unknown(self) -> bool:
         """Whether fields no schema names are kept."""
         return bool(self.node.get("x-kubernetes-preserve-unknown-fields"))
 
-    @property
+    @cached_property
     def embedded_resource(self) -> bool:
         """Whether the value is a whole object with apiVersion, kind and metadata."""
         return bool(self.node.get("x-kubernetes-embedded-resource"))
 
-    @property
+    @cached_property
     def int_or_string(self) -> bool:
         """Whether an integer and a string are both fine."""
         return bool(
@@ -128,7 +128,7 @@ class Schema:
             or self.node.get("format") in ("int-or-string", "quantity")
         )
 
-    @property
+    @cached_property
     def built_in(self) -> bool:
         """Whether the type is one of Kubernetes' own, where null says the same as nothing."""
         return self._resolve is _builtin_node
@@ -138,7 +138,7 @@ class Schema:
         """Whether null is a value."""
         return bool(self.node.get("nullable"))
 
-    @property
+    @cached_property
     def list_type(self) -> str:
         """``atomic`` (the default), ``set`` or ``map``, by which server-side apply merges.
 
@@ -149,7 +149,7 @@ class Schema:
             given = "map" if self.patch_merge_key else "set"
         return str(given or "atomic")
 
-    @property
+    @cached_property
     def list_map_keys(self) -> list[str]:
         """The fields that tell the items of a ``map`` list apart."""
         given = self.node.get("x-kubernetes-list-map-keys")
@@ -157,7 +157,7 @@ class Schema:
             given = [self.patch_merge_key]
         return list(given or ())
 
-    @property
+    @cached_property
     def atomic_map(self) -> bool:
         """Whether the object or map is one value to server-side apply."""
         return self.node.get("x-kubernetes-map-type") == "atomic"

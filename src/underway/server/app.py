@@ -4,26 +4,27 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import AsyncExitStack
 from pathlib import Path
 
 import msgspec
 
-from underway.api import openapi
 from underway.api.objects import Object
 from underway.base.clock import Clock, SystemClock
-from underway.base.errors import InternalError, Unauthorized, UnderwayError
+from underway.base.errors import BadRequest, InternalError, Unauthorized, UnderwayError
 from underway.base.home import Home, Settings
-from underway.base.threads import run_blocking
 from underway.server.admission import Admission
+from underway.server.aggregation import Aggregation, Backend, authentication_config
+from underway.server.api_services import ApiServices
 from underway.server.audit import AuditLog, Seen
 from underway.server.auth import Authenticator, impersonate, wants_impersonation
+from underway.server.authorizer import Authorizer
 from underway.server.bootstrap import Bootstrap
 from underway.server.call import Call, no_such_path
 from underway.server.caretaker import Caretaker
 from underway.server.catalog import Catalog
-from underway.server.certificates import Certificates, Signer
+from underway.server.certificates import Approver, Certificates, Signer
 from underway.server.deleting import Deleter
 from underway.server.discovery import Discovery, version_info
 from underway.server.encryption import KEY_FILE, SecretCodec
@@ -34,15 +35,17 @@ from underway.server.identity import (
     attributes,
 )
 from underway.server.metrics import MEDIA, Metrics
-from underway.server.negotiation import JSON, render_error
+from underway.server.negotiation import render_error
 from underway.server.nodes import NodeConnector, Nodes, no_nodes
+from underway.server.openapi import OpenApi
 from underway.server.proxies import Proxies, Send, send
-from underway.server.rbac import Rbac
 from underway.server.reading import Reader
+from underway.server.remotes import Remotes
 from underway.server.rest import Rest
 from underway.server.reviews import Reviews
 from underway.server.store import Key, Store
 from underway.server.tokens import TokenKey
+from underway.server.versions import ConversionWebhooks
 from underway.server.watch import Hub
 from underway.server.writing import Writer
 from underway.wire.http import Handler, Request, Response, json_response
@@ -65,7 +68,8 @@ class ApiServer:
         token_file: static tokens, see ``auth.Authenticator``.
         forward: passes requests on to pods, see ``proxies.send``.
 
-    ``start`` and ``stop`` are called by one task.
+    ``start`` and ``stop`` are called by one task. What ``metrics_sources`` give, in Prometheus'
+    text form, is part of ``/metrics``.
     """
 
     def __init__(
@@ -88,10 +92,11 @@ class ApiServer:
         self._forward = forward
         self._running = AsyncExitStack()
         self._tasks: list[asyncio.Task[None]] = []
-        self._documents: dict[tuple[str, str], tuple[str, bytes]] = {}
         self._ready = False
         self._audit = AuditLog(home.logs / "audit.log", self._clock)
         self._metrics = Metrics(self._clock)
+        self._served_here: dict[tuple[str, str], Handler] = {}
+        self.metrics_sources: list[Callable[[], bytes]] = []
 
     async def start(self) -> None:
         """Open the store and bring the cluster to its initial state.
@@ -106,13 +111,17 @@ class ApiServer:
         try:
             bootstrap, caretaker = self._assemble()
             caretaker.start()
+            self.aggregation.start()
+            self._api_services.start()
             self.hub.start()
             await bootstrap.run()
+            await self._api_services.list_own()
         except BaseException:
             await self.store.close()
             raise
         group = await self._running.enter_async_context(asyncio.TaskGroup())
-        self._tasks = [group.create_task(self.hub.run()), group.create_task(caretaker.run())]
+        upkeep = (self.hub.run(), caretaker.run(), self._api_services.run())
+        self._tasks = [group.create_task(each) for each in upkeep]
         self._ready = True
 
     def _assemble(self) -> tuple[Bootstrap, Caretaker]:
@@ -121,13 +130,14 @@ class ApiServer:
         self.hub = Hub(self.store, clock)
         self.catalog = Catalog()
         self._roles = _StoredRoles(self.store)
-        self._rbac = Rbac(self._roles)
+        self._rbac = Authorizer(self._roles, self.store)
         key = TokenKey.load(self._home.pki / "sa.key")
         self._authenticator = Authenticator(key, self._find, clock, self._token_file)
         admission = self._admission = Admission(
             self.store, self.catalog, self._rbac, clock, self._settings.service_cidr
         )
-        writer = Writer(self.store, admission, clock)
+        self._remotes = Remotes(self.store)
+        writer = Writer(self.store, self.catalog, admission, clock)
         deleter = Deleter(self.store, admission, clock)
         bootstrap = Bootstrap(
             self.store,
@@ -136,8 +146,16 @@ class ApiServer:
             first_ip=admission.addresses.first,
             advertised=self._advertised,
             root_ca=_read_text(self._home.pki / "ca.crt"),
+            node=self._settings.node_name,
+            extension_authentication=authentication_config(self._home.pki),
         )
-        self._discovery = Discovery(self.catalog)
+        proxies = Proxies(self.store, self._forward)
+        self.aggregation = Aggregation(self.store, proxies, self._home.pki, self._served_here)
+        self._api_services = ApiServices(
+            self.aggregation, self.catalog, self.store, writer, deleter, clock
+        )
+        self._openapi = OpenApi(self.catalog, self.aggregation)
+        self._discovery = Discovery(self.catalog, self.aggregation)
         self._rest = Rest(
             self.store,
             Reader(self.store, self.hub, clock),
@@ -145,7 +163,7 @@ class ApiServer:
             deleter,
             Reviews(self._rbac, self._authenticator, clock),
             Nodes(self.store, self._connector),
-            Proxies(self.store, self._forward),
+            proxies,
             self._authenticator,
             bootstrap,
             Certificates(self._rbac, clock),
@@ -161,6 +179,8 @@ class ApiServer:
             admission.addresses,
             admission.quotas,
             Signer(self._home.pki, clock),
+            Approver(self._rbac, clock),
+            ConversionWebhooks(self._remotes).ask,
             clock,
         )
         return bootstrap, caretaker
@@ -176,7 +196,16 @@ class ApiServer:
             task.cancel()
         await self._running.aclose()
         await self._admission.aclose()
+        await self._remotes.aclose()
         await self.store.close()
+
+    def serve_here(self, namespace: str, service: str, handler: Handler) -> None:
+        """Let a handler of this process be the Service that an APIService names.
+
+        It gets the requests for the APIService's group and version, authorized, with the user
+        (``identity.User``) in the request's context under ``user``.
+        """
+        self._served_here[namespace, service] = handler
 
     def as_user(self, name: str, groups: Sequence[str] = ()) -> Handler:
         """A handler for in-process clients that acts as this user."""
@@ -206,6 +235,8 @@ class ApiServer:
             return await self._answer(request, seen)
         except UnderwayError as error:
             return render_error(error)
+        except RecursionError:  # the body parsed, and what looks at it needs more room than that
+            return render_error(BadRequest("the object is nested too deeply"))
         except Exception as error:  # a bug must not cost the connection
             log.exception("%s %s failed", request.method, request.path)
             return render_error(InternalError(f"Internal error occurred: {error}"))
@@ -222,15 +253,21 @@ class ApiServer:
         self._rbac.authorize(user, wanted)
         seen.allowed = True
         if not wanted.resource:
-            return await self._answer_path(request)
+            return await self._answer_path(request, user)
         served = self.catalog.find(wanted.group, wanted.version, wanted.resource)
+        backend = self.aggregation.find(wanted.group, wanted.version)
+        if backend is not None:
+            return await self.aggregation.answer(backend, request, user)
         if served is None:
             raise no_such_path()
         return await self._rest.answer(Call(request, user, wanted, served))
 
-    async def _answer_path(self, request: Request) -> Response:
+    async def _answer_path(self, request: Request, user: User) -> Response:
         if request.method not in ("GET", "HEAD"):
             raise no_such_path()
+        backend = self._backend_of_path(request.segments())
+        if backend is not None:
+            return await self.aggregation.answer(backend, request, user)
         address = f"{self._advertised[0]}:{self._advertised[1]}"
         found = self._discovery.respond(request, address)
         if found is not None:
@@ -243,19 +280,24 @@ class ApiServer:
                     "/healthz",
                     "/livez",
                     "/metrics",
+                    "/openapi/v2",
                     "/openapi/v3",
                     "/readyz",
                     "/version",
                 ]
                 return json_response({"paths": paths})
             case ["metrics"]:
-                return Response(200, {"content-type": MEDIA}, self._metrics.render(self._counts()))
+                own = self._metrics.render(self._counts())
+                rest = [source() for source in self.metrics_sources]
+                return Response(200, {"content-type": MEDIA}, b"".join([own, *rest]))
             case ["version"]:
                 return json_response(version_info())
             case ["healthz" | "livez" | "readyz" as check, *which]:
                 return self._health(request, check, which)
             case ["openapi", "v3", *rest]:
-                return await self._openapi(request, rest)
+                return await self._openapi.v3(request, rest)
+            case ["openapi", "v2"]:
+                return await self._openapi.v2(request, user)
             case [".well-known", "openid-configuration"]:
                 return json_response(self._authenticator.oidc_configuration())
             case ["openid", "v1", "jwks"]:
@@ -265,6 +307,13 @@ class ApiServer:
                     json_response(self._authenticator.jwks()).body,
                 )
         raise no_such_path()
+
+    def _backend_of_path(self, segments: list[str]) -> Backend | None:
+        """Who describes a group and version, if another server does."""
+        match segments:
+            case ["apis", group, version] | ["openapi", "v3", "apis", group, version]:
+                return self.aggregation.find(group, version)
+        return None
 
     def _counts(self) -> dict[tuple[str, str], int]:
         """How many objects of each resource are stored, by group and name."""
@@ -285,43 +334,6 @@ class ApiServer:
             lines = [f"[+]{name} ok" for name in checks]
             return Response(200, text, "\n".join([*lines, f"{check} check passed", ""]).encode())
         return Response(200, text, b"ok")
-
-    async def _openapi(self, request: Request, rest: list[str]) -> Response:
-        if not rest:
-            hashes = {}
-            for group, versions in self.catalog.groups().items():
-                for version in versions:
-                    path = openapi.document_path(group, version)
-                    hashes[path] = self._document_hash(group, version)
-            return Response(200, {"content-type": JSON}, openapi.index(hashes))
-        match rest:
-            case ["api", version]:
-                group = ""
-            case ["apis", group, version]:
-                pass
-            case _:
-                raise no_such_path()
-        if version not in self.catalog.groups().get(group, ()):
-            raise no_such_path()
-        digest = self._document_hash(group, version)
-        known = self._documents.get((group, version))
-        if known is None or known[0] != digest:
-            found = self.catalog.in_version(group, version)
-            resources = [served.resource for served in found]
-            custom = {s.resource.kind: s.custom.openapi for s in found if s.custom}
-            data = await run_blocking(openapi.document, group, version, resources, custom)
-            known = self._documents[group, version] = (digest, data)
-        headers = {"content-type": JSON, "etag": f'"{digest}"', "vary": "Accept"}
-        if request.params().get("hash") == digest:
-            headers["cache-control"] = "public, immutable"
-        if request.headers.get("if-none-match") == headers["etag"]:
-            return Response(304, headers)
-        return Response(200, headers, known[1])
-
-    def _document_hash(self, group: str, version: str) -> str:
-        found = self.catalog.in_version(group, version)
-        custom = {s.resource.kind: s.custom.openapi for s in found if s.custom}
-        return openapi.document_hash([served.resource for served in found], custom)
 
     def _find(self, resource: str, namespace: str, name: str) -> Object | None:
         row = self.store.get(Key(resource, namespace, name))

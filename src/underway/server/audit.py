@@ -36,6 +36,7 @@ _QUIET = frozenset(
         ("events.k8s.io", "events"),
     }
 )
+ANNOTATIONS = "audit-annotations"  # what admission says of a request, in its context
 _ASKING = frozenset({"authentication.k8s.io", "authorization.k8s.io"})
 _TEXT_LIMIT = 4096  # characters of a URI or user agent
 
@@ -139,7 +140,10 @@ class AuditLog:
             "responseStatus": {"metadata": {}, "code": code},
             "requestReceivedTimestamp": _micro(seen.received),
             "stageTimestamp": _micro(self._clock.now()),
-            "annotations": {"authorization.k8s.io/decision": "allow" if seen.allowed else "forbid"},
+            "annotations": {
+                "authorization.k8s.io/decision": "allow" if seen.allowed else "forbid",
+                **request.context.get(ANNOTATIONS, {}),
+            },
         }
         if seen.user is not None and seen.user is not seen.asker:
             event["impersonatedUser"] = seen.user.info()

@@ -1,7 +1,8 @@
 """Authentication: from a connection and its headers to a user.
 
 Client certificates (``CN`` is the name, ``O`` the groups), bearer tokens of service accounts, and
-tokens from a file. Source: Kubernetes reference, "Authenticating".
+bootstrap
+tokens, and tokens from a file. Source: Kubernetes reference, "Authenticating".
 """
 
 from __future__ import annotations
@@ -9,14 +10,16 @@ from __future__ import annotations
 import csv
 import hmac
 from collections.abc import Callable
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 from urllib.parse import unquote
 from uuid import uuid4
 
-from underway.api.objects import Object, name_of, namespace_of, uid_of
-from underway.base.clock import Clock
+from underway.api.objects import Object, meta, name_of, namespace_of, uid_of
+from underway.base.clock import Clock, parse_rfc3339
 from underway.base.errors import BadRequest, Unauthorized
+from underway.server import bootstrap_tokens
 from underway.server.identity import (
     ANONYMOUS,
     AUTHENTICATED,
@@ -31,6 +34,7 @@ from underway.wire.http import Request
 ISSUER = "https://kubernetes.default.svc.cluster.local"
 AUDIENCES = (ISSUER, "https://kubernetes.default.svc", "kubernetes")
 MAX_TOKEN_LIFE_S = 365 * 24 * 3600
+_ENDING = timedelta(seconds=60)  # upstream's
 _CLAIMS = "kubernetes.io"
 _EXTRA = "authentication.kubernetes.io"
 
@@ -79,6 +83,9 @@ class Authenticator:
         for known, user in self._static:
             if hmac.compare_digest(known.encode(), token.encode()):
                 return user, list(audiences)
+        if bootstrap_tokens.is_token(token):
+            user = bootstrap_tokens.user_of(token, self._find, self._clock.now())
+            return user, list(audiences)
         claims = self._key.verify(token)
         now = self._clock.now().timestamp()
         issued_for = claims.get("aud") or []
@@ -101,17 +108,25 @@ class Authenticator:
         for kind, resource in (("pod", "pods"), ("secret", "secrets")):
             if kind in bound:
                 self._present(resource, namespace, bound[kind])
+        if "node" in bound and "pod" not in bound:
+            self._present("nodes", "", bound["node"])
         if "pod" in bound:
             extra[f"{_EXTRA}/pod-name"] = (bound["pod"]["name"],)
             extra[f"{_EXTRA}/pod-uid"] = (bound["pod"]["uid"],)
         if "node" in bound:
             extra[f"{_EXTRA}/node-name"] = (bound["node"]["name"],)
+            if bound["node"].get("uid"):
+                extra[f"{_EXTRA}/node-uid"] = (bound["node"]["uid"],)
         return service_account_user(namespace, account["name"], account["uid"], extra)
 
     def _present(self, resource: str, namespace: str, reference: Object) -> None:
         found = self._find(resource, namespace, reference.get("name", ""))
         if found is None or uid_of(found) != reference.get("uid"):
             raise Unauthorized(f"the token's {resource[:-1]} is gone")
+        ends = meta(found).get("deletionTimestamp")
+        # A pod that ends in order still needs its token.
+        if ends and parse_rfc3339(ends) + _ENDING < self._clock.now():
+            raise Unauthorized(f"the token's {resource[:-1]} is being deleted")
 
     def issue(
         self, account: Object, audiences: list[str], life_s: int, bound: Object | None
@@ -133,6 +148,9 @@ class Authenticator:
             node = (bound.get("spec") or {}).get("nodeName")
             if bound["kind"] == "Pod" and node:
                 private["node"] = {"name": node}
+                found = self._find("nodes", "", node)
+                if found is not None:
+                    private["node"]["uid"] = uid_of(found)
         claims = {
             "aud": audiences or list(AUDIENCES[:1]),
             "exp": expires,

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 from underway.api.objects import Object, name_of
 from underway.api.resources import (
     CLUSTERROLEBINDINGS,
@@ -10,6 +12,7 @@ from underway.api.resources import (
     ENDPOINTSLICES,
     NAMESPACES,
     PRIORITYCLASSES,
+    ROLES,
     SERVICEACCOUNTS,
     SERVICES,
     Resource,
@@ -38,6 +41,8 @@ class Bootstrap:
         first_ip: the cluster IP of the ``kubernetes`` Service.
         advertised: address and port at which pods reach this server.
         root_ca: the CA certificate in PEM, empty if there is none.
+        node: the name of this machine's node, empty if it has none.
+        extension_authentication: tells extension API servers whom to believe; may be empty.
     """
 
     def __init__(
@@ -49,6 +54,8 @@ class Bootstrap:
         first_ip: str,
         advertised: tuple[str, int],
         root_ca: str,
+        extension_authentication: Mapping[str, str],
+        node: str = "",
     ) -> None:
         self._store = store
         self._catalog = catalog
@@ -56,6 +63,8 @@ class Bootstrap:
         self._first_ip = first_ip
         self._advertised = advertised
         self._root_ca = root_ca
+        self._node = node
+        self._extension_authentication = dict(extension_authentication)
 
     async def run(self) -> None:
         """Bring a new or an older cluster to what this version expects."""
@@ -63,16 +72,34 @@ class Bootstrap:
             await self._ensure(NAMESPACES, {"metadata": {"name": name}})
         for role in cluster_roles():
             await self._ensure(CLUSTERROLES, role, keep=("rules", "aggregationRule"))
-        for binding in cluster_role_bindings():
+        for binding in cluster_role_bindings(self._node):
             await self._ensure(CLUSTERROLEBINDINGS, binding)
+        await self._retire_node_binding()
         for name, value in (
             ("system-cluster-critical", 2_000_000_000),
             ("system-node-critical", 2_000_001_000),
         ):
             await self._ensure(PRIORITYCLASSES, {"metadata": {"name": name}, "value": value})
         await self._kubernetes_service()
+        await self._extension_servers()
         for row in self._store.rows("namespaces"):
             await self.furnish(row.key.name)
+
+    async def _retire_node_binding(self) -> None:
+        """Take from nodes what older versions let all of them read."""
+        served = self._catalog.of(CLUSTERROLEBINDINGS)
+        key = Key(served.storage, "", "system:node")
+        row = self._store.latest(key)
+        if row is None or not row.decode().get("subjects"):
+            return
+
+        def emptied(binding: Object | None) -> Object:
+            if binding is None:
+                raise LookupError(key.name)
+            binding.pop("subjects", None)
+            return binding
+
+        await self._writer.modify(served, key, emptied, By(SYSTEM, "underway"))
 
     async def furnish(self, namespace: str) -> None:
         """Give a namespace its default service account and the cluster's CA certificate."""
@@ -115,6 +142,21 @@ class Bootstrap:
         }
         await self._ensure(SERVICES, service, "default")
         await self._ensure(ENDPOINTSLICES, endpoints, "default", keep=("endpoints", "ports"))
+
+    async def _extension_servers(self) -> None:
+        """What lets extension API servers learn whose word on users to take."""
+        name = "extension-apiserver-authentication"
+        if self._extension_authentication:
+            told = {"metadata": {"name": name}, "data": self._extension_authentication}
+            await self._ensure(CONFIGMAPS, told, "kube-system", keep=("data",))
+        rule = {
+            "apiGroups": [""],
+            "resources": ["configmaps"],
+            "resourceNames": [name],
+            "verbs": ["get", "list", "watch"],
+        }
+        reader = {"metadata": {"name": f"{name}-reader"}, "rules": [rule]}
+        await self._ensure(ROLES, reader, "kube-system", keep=("rules",))
 
     async def _ensure(
         self, resource: Resource, obj: Object, namespace: str = "", keep: tuple[str, ...] = ()

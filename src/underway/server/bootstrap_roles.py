@@ -7,7 +7,15 @@ from __future__ import annotations
 
 from underway.api.objects import Object
 from underway.api.resources import ALL_VERBS
-from underway.server.identity import AUTHENTICATED, MASTERS, NODES, UNAUTHENTICATED
+from underway.server.identity import (
+    AUTHENTICATED,
+    MASTERS,
+    NODE_PREFIX,
+    NODES,
+    UNAUTHENTICATED,
+)
+
+NODE_AGENT = "underway:node-agent"
 
 _API = "rbac.authorization.k8s.io"
 _LABELS = {"kubernetes.io/bootstrapping": "rbac-defaults"}
@@ -89,24 +97,29 @@ _ADMIN_RULES = [
     _rule(("create",), "authorization.k8s.io", "localsubjectaccessreviews"),
     _rule((*_READ, *_WRITE), _API, "rolebindings roles"),
 ]
-_NODE_RULES = [
+# What the Node authorizer does not look at more closely. Source: NodeRules of upstream's policy.
+NODE_RULES = [
     _rule(("create",), "authentication.k8s.io", "tokenreviews"),
     _rule(("create",), "authorization.k8s.io", "subjectaccessreviews localsubjectaccessreviews"),
     _rule(_READ, "-", "services"),
-    _rule(("create", *_READ), "-", "nodes"),
-    _rule(("patch", "update"), "-", "nodes nodes/status"),
     _rule(("create", "patch", "update"), "- events.k8s.io", "events"),
-    _rule(_READ, "-", "pods namespaces"),
-    _rule(("create", "delete"), "-", "pods"),
-    _rule(("patch", "update"), "-", "pods/status"),
-    _rule(("create",), "-", "pods/eviction serviceaccounts/token"),
-    _rule(_READ, "-", "configmaps secrets endpoints serviceaccounts"),
-    _rule(_READ, "-", "persistentvolumeclaims persistentvolumes"),
-    _rule(_READ, "discovery.k8s.io", "endpointslices"),
-    _rule(_READ, "networking.k8s.io", "networkpolicies"),
+    _rule(("create", *_READ), "certificates.k8s.io", "certificatesigningrequests"),
     _rule(_READ, "node.k8s.io", "runtimeclasses"),
-    _rule((*_READ, *_WRITE), "coordination.k8s.io", "leases"),
+    _rule(_READ, "storage.k8s.io", "csidrivers"),
+    _rule(_READ, "certificates.k8s.io", "clustertrustbundles"),
 ]
+_PROXIER_RULES = [
+    _rule(_READ, "-", "services endpoints"),
+    _rule(_READ, "-", "nodes"),
+    _rule(_READ, "discovery.k8s.io", "endpointslices"),
+    _rule(_READ, "networking.k8s.io", "servicecidrs networkpolicies"),
+    _rule(_READ, "-", "namespaces"),
+    _rule(("create", "patch", "update"), "- events.k8s.io", "events"),
+]
+_BOOTSTRAPPER_RULES = [
+    _rule(("create", *_READ), "certificates.k8s.io", "certificatesigningrequests"),
+]
+_CSR = "certificates.k8s.io"
 _EVERYTHING = [
     {"verbs": ["*"], "apiGroups": ["*"], "resources": ["*"]},
     {"verbs": ["*"], "nonResourceURLs": ["*"]},
@@ -181,7 +194,34 @@ def cluster_roles() -> list[Object]:
         ),
         _cluster_role("system:public-info-viewer", [_paths(_INFO)]),
         _cluster_role("system:basic-user", _reviews()),
-        _cluster_role("system:node", list(_NODE_RULES)),
+        _cluster_role("system:node", list(NODE_RULES)),
+        _cluster_role("system:node-proxier", list(_PROXIER_RULES)),
+        _cluster_role("system:node-bootstrapper", list(_BOOTSTRAPPER_RULES)),
+        # What the node agent of this machine reads besides: it keeps copies of all of them.
+        _cluster_role(NODE_AGENT, [_rule(_READ, "-", "configmaps secrets")]),
+        _cluster_role(
+            f"system:{_CSR}:certificatesigningrequests:nodeclient",
+            [_rule(("create",), _CSR, "certificatesigningrequests/nodeclient")],
+        ),
+        _cluster_role(
+            f"system:{_CSR}:certificatesigningrequests:selfnodeclient",
+            [_rule(("create",), _CSR, "certificatesigningrequests/selfnodeclient")],
+        ),
+        _cluster_role(
+            f"system:{_CSR}:certificatesigningrequests:selfnodeserver",
+            [_rule(("create",), _CSR, "certificatesigningrequests/selfnodeserver")],
+        ),
+        *(
+            _cluster_role(
+                f"system:{_CSR}:{name}-approver",
+                [_rule(("approve",), _CSR, "signers", f"kubernetes.io/{name}")],
+            )
+            for name in (
+                "kube-apiserver-client",
+                "kube-apiserver-client-kubelet",
+                "kubelet-serving",
+            )
+        ),
         _cluster_role(
             "system:auth-delegator",
             [
@@ -201,13 +241,17 @@ def cluster_roles() -> list[Object]:
     ]
 
 
-def cluster_role_bindings() -> list[Object]:
-    """The default ClusterRoleBindings."""
+def cluster_role_bindings(node: str = "") -> list[Object]:
+    """The default ClusterRoleBindings; ``node`` is the one this machine's node agent runs as."""
+    agent = _binding(NODE_AGENT)
+    agent["subjects"] = [{"apiGroup": _API, "kind": "User", "name": f"{NODE_PREFIX}{node}"}]
     return [
+        *([agent] if node else []),
         _binding("cluster-admin", MASTERS),
         _binding("system:discovery", AUTHENTICATED),
         _binding("system:public-info-viewer", AUTHENTICATED, UNAUTHENTICATED),
         _binding("system:basic-user", AUTHENTICATED),
-        _binding("system:node", NODES),
+        # The Node authorizer answers for nodes; this is what nodes read for Services and DNS.
+        _binding("system:node-proxier", NODES),
         _binding("system:service-account-issuer-discovery", "system:serviceaccounts"),
     ]

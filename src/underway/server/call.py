@@ -14,6 +14,7 @@ from underway.base.errors import (
     NotFound,
     UnderwayError,
 )
+from underway.server.audit import ANNOTATIONS
 from underway.server.catalog import Served
 from underway.server.identity import Attributes, User
 from underway.server.negotiation import Accept, parse_accept
@@ -42,6 +43,12 @@ class Call:
     def accept(self) -> Accept:
         """The form of the answer."""
         return parse_accept(self.request)
+
+    @property
+    def annotations(self) -> dict[str, str]:
+        """What the audit log is to say of the request besides."""
+        found: dict[str, str] = self.request.context.setdefault(ANNOTATIONS, {})
+        return found
 
     @property
     def key(self) -> Key:

@@ -18,13 +18,14 @@ from underway.api.resources import (
 from underway.base.clock import Clock, parse_rfc3339
 from underway.base.errors import NotFound, UnderwayError
 from underway.base.threads import run_blocking
-from underway.server import certificates, crds
+from underway.server import bootstrap_tokens, certificates, crds
 from underway.server.addresses import Addresses
 from underway.server.admission.quota import QUOTAS, Quotas
 from underway.server.bootstrap import ROOT_CA, SYSTEM, Bootstrap
 from underway.server.catalog import Catalog
 from underway.server.deleting import DeleteOptions, Deleter
 from underway.server.store import Change, Key, Store
+from underway.server.versions import Ask
 from underway.server.watch import Hub
 from underway.server.writing import By, Writer
 
@@ -48,6 +49,8 @@ class Caretaker:
         addresses: Addresses,
         quotas: Quotas,
         signer: certificates.Signer,
+        approver: certificates.Approver,
+        ask: Ask,
         clock: Clock,
     ) -> None:
         self._store = store
@@ -60,6 +63,8 @@ class Caretaker:
         self._quotas = quotas
         self._counting: set[str] = set()  # namespaces whose quotas are about to be counted
         self._signer = signer
+        self._approver = approver
+        self._ask = ask
         self._clock = clock
         self._terminating: dict[str, str] = {}
         self._work: asyncio.Queue[tuple[str, str]] = asyncio.Queue()
@@ -70,7 +75,8 @@ class Caretaker:
             self._serve(row.decode())
         self._addresses.load(row.decode() for row in self._store.rows("services"))
         for row in self._store.rows(certificates.STORAGE):
-            if certificates.awaits_signing(row.decode()):
+            request = row.decode()
+            if certificates.awaits_signing(request) or certificates.awaits_approval(request):
                 self._work.put_nowait(("sign", row.key.name))
         for row in self._store.rows(QUOTAS):
             self._count(row.key)
@@ -85,7 +91,8 @@ class Caretaker:
         if resource == crds.STORAGE:
             self._definition_changed(change)
         elif resource == certificates.STORAGE and not gone:
-            if certificates.awaits_signing(change.row.decode()):
+            request = change.row.decode()
+            if certificates.awaits_signing(request) or certificates.awaits_approval(request):
                 self._work.put_nowait(("sign", name))
         elif resource == "services" and gone:
             self._addresses.forget(change.row.uid)
@@ -118,7 +125,7 @@ class Caretaker:
 
     def _serve(self, crd: Object) -> None:
         name = meta(crd)["name"]
-        self._catalog.set_custom(name, crds.served_versions(crd))
+        self._catalog.set_custom(name, crds.served_versions(crd, self._ask))
         if deleting(crd):
             self._terminating[_storage(crd)] = name
             self._work.put_nowait(("clear", name))
@@ -159,9 +166,16 @@ class Caretaker:
             return  # deleted meanwhile
 
     async def _sign(self, name: str) -> None:
-        """Answer an approved certificate signing request."""
+        """Answer an approved certificate signing request; approve it first, if that may be."""
         key = Key(certificates.STORAGE, "", name)
         row = self._store.latest(key)
+        if row is not None and certificates.awaits_approval(row.decode()):
+            approved = self._approver.approval(row.decode())
+            if approved is not None:
+                served = self._catalog.of(CERTIFICATESIGNINGREQUESTS)
+                by = By(SYSTEM, "underway", "approval", raw=True)
+                await self._writer.modify(served, key, approved, by)
+            return  # that change brings us back
         if row is None or not certificates.awaits_signing(row.decode()):
             return
         served = self._catalog.of(CERTIFICATESIGNINGREQUESTS)
@@ -190,7 +204,7 @@ class Caretaker:
         """Delete the objects of a definition, then let the definition go."""
         key = Key(crds.STORAGE, "", definition)
         row = self._store.latest(key)
-        served = next(iter(crds.served_versions(row.decode())), None) if row else None
+        served = next(iter(crds.served_versions(row.decode(), self._ask)), None) if row else None
         if row is None:
             return
         storage = _storage(row.decode())
@@ -218,6 +232,7 @@ class Caretaker:
             await self._clock.sleep(_SWEEP_S)
             await self.drop_old_events()
             await self.drop_old_requests()
+            await self.drop_expired_tokens()
 
     async def drop_old_events(self) -> None:
         """Remove the events nobody added to for an hour."""
@@ -230,6 +245,17 @@ class Caretaker:
                     await self._deleter.delete(served, row.key, DeleteOptions(), SYSTEM)
                 except UnderwayError as error:
                     log.warning("cannot drop the event %s: %s", row.key.name, error)
+
+    async def drop_expired_tokens(self) -> None:
+        """Remove the bootstrap tokens whose time is over."""
+        served = self._catalog.find("", "v1", "secrets")
+        assert served is not None
+        for row in self._store.rows("secrets", bootstrap_tokens.NAMESPACE):
+            if bootstrap_tokens.expired(row.decode(), self._clock.now()):
+                try:
+                    await self._deleter.delete(served, row.key, DeleteOptions(), SYSTEM)
+                except UnderwayError as error:
+                    log.warning("cannot drop the token %s: %s", row.key.name, error)
 
     async def drop_old_requests(self) -> None:
         """Remove the certificate signing requests that nobody waits for any more."""

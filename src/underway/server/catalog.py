@@ -8,8 +8,10 @@ from dataclasses import dataclass
 import msgspec
 
 from underway.api import schema as schemas
+from underway.api.apply import Versions
 from underway.api.cel.rules import RuleSet
 from underway.api.objects import Object
+from underway.api.patches import copy_json
 from underway.api.resources import (
     BUILTIN,
     EVENTS,
@@ -49,7 +51,11 @@ class Served:
     """One resource as one API version shows it.
 
     ``storage`` names where its objects lie; APIs with the same storage show the same objects.
-    ``to_stored`` and ``to_shown`` convert between the two shapes; None where they are equal.
+    ``to_stored`` and ``to_shown`` convert between the two shapes; None where they are equal. Those
+    of custom resources take an object of any version, and raise ``versions.Unconverted`` where a
+    webhook has to be asked first. Built-in kinds are worked on in their stored shape, custom
+    resources in the version the request speaks. ``convert`` is ``to_shown`` of a custom resource,
+    there even where all that is stored is of this version.
     """
 
     resource: Resource
@@ -58,6 +64,7 @@ class Served:
     to_stored: Convert | None = None
     to_shown: Convert | None = None
     custom: Custom | None = None
+    convert: Convert | None = None
 
     @property
     def schema(self) -> Schema:
@@ -67,6 +74,11 @@ class Served:
         found = schemas.builtin(self.resource.api_version, self.resource.kind)
         assert found is not None, f"no schema for {self.resource.kind}"
         return found
+
+    @property
+    def hub(self) -> bool:
+        """Whether a write works on the version asked for, and converts to the stored one last."""
+        return self.custom is not None and self.to_shown is not None
 
     def shown(self, data: bytes) -> bytes:
         """A stored object's JSON in this API's shape."""
@@ -107,6 +119,9 @@ _GROUP_ORDER = (
     "resource.k8s.io",
     "storagemigration.k8s.io",
 )
+
+
+BUILTIN_GROUPS = frozenset(resource.group for resource in BUILTIN)
 
 
 def builtin(resource: Resource) -> Served:
@@ -174,6 +189,26 @@ class Catalog:
             (s for (g, v, _), s in self._by_path.items() if (g, v) == (group, version)),
             key=lambda s: s.resource.plural,
         )
+
+    def versions_of(self, served: Served) -> Versions:
+        """Converts objects of a kind from any version that is served to any other."""
+
+        def convert(obj: Object, version: str) -> tuple[Schema, Object] | None:
+            kind = served.resource.kind
+            other = self._by_kind.get((version, kind))
+            if other is None or other.storage != served.storage:
+                return None
+            if not obj:
+                return other.schema, {}
+            if other.custom is not None:
+                return other.schema, other.convert(obj) if other.convert else obj
+            given = self._by_kind.get((str(obj.get("apiVersion")), kind))
+            obj = copy_json(obj)
+            if given is not None and given.to_stored is not None:
+                obj = given.to_stored(obj)
+            return other.schema, other.to_shown(obj) if other.to_shown else obj
+
+        return convert
 
     def set_custom(self, definition: str, versions: list[Served]) -> None:
         """Serve these versions of a CustomResourceDefinition, and no others of it."""

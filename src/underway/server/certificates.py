@@ -192,6 +192,57 @@ def _names(request: x509.CertificateSigningRequest, oid: x509.ObjectIdentifier) 
 # -- signing -------------------------------------------------------------------------------
 
 
+def awaits_approval(request: Object) -> bool:
+    """Whether a request is a kubelet's for a client certificate, and nobody has decided yet."""
+    if (request.get("spec") or {}).get("signerName") != KUBELET_CLIENT:
+        return False
+    conditions = (request.get("status") or {}).get("conditions")
+    return not any(find_condition(conditions, kind) for kind in ("Approved", "Denied", "Failed"))
+
+
+@dataclass(frozen=True)
+class Approver:
+    """Approves kubelets' client certificates where RBAC lets whoever asks have one.
+
+    A node may renew its own (``create`` on ``certificatesigningrequests/selfnodeclient``); a
+    bootstrapping kubelet may get its first one (``certificatesigningrequests/nodeclient``).
+
+    Source: kubernetes ``pkg/controller/certificates/approver``.
+    """
+
+    rbac: Rbac
+    clock: Clock
+
+    def approval(self, request: Object) -> Callable[[Object | None], Object] | None:
+        """A change that approves a request; None where a human has to decide."""
+        spec = request.get("spec") or {}
+        try:
+            wanted = _parse(spec.get("request"))
+            names = _alternative_names(wanted)
+            _check(KUBELET_CLIENT, wanted, {str(u) for u in spec.get("usages") or ()}, names)
+        except (ValueError, Refused):
+            return None
+        asks = User(str(spec.get("username") or ""), tuple(spec.get("groups") or ()))
+        own = [asks.name] == _names(wanted, NameOID.COMMON_NAME)
+        for kind, whose in (("selfnodeclient", "self "), ("nodeclient", "")):
+            if kind == "selfnodeclient" and not own:
+                continue
+            check = Attributes("create", GROUP, "v1", "certificatesigningrequests", kind)
+            if self.rbac.allows(asks, check):
+                now = rfc3339(self.clock.now())
+                condition = {
+                    "type": "Approved",
+                    "status": "True",
+                    "reason": "AutoApproved",
+                    "message": f"Auto approving {whose}kubelet client certificate after"
+                    " SubjectAccessReview.",
+                    "lastUpdateTime": now,
+                    "lastTransitionTime": now,
+                }
+                return _with_condition(request, condition)
+        return None
+
+
 def awaits_signing(request: Object) -> bool:
     """Whether a request is approved, is for one of our signers, and has no answer yet."""
     status = request.get("status") or {}

@@ -12,10 +12,13 @@ from typing import Any
 
 from underway.api import schema as schemas
 from underway.api.cel.rules import RuleSet, problems_of_schema, ratcheted
+from underway.api.kinds.causes import bad
+from underway.api.kinds.registration import check_client
 from underway.api.objects import Object, deleting, name_of, set_condition
 from underway.api.resources import Resource
 from underway.base.errors import Cause
 from underway.server.catalog import Catalog, Custom, Served
+from underway.server.versions import Ask, asking, renaming
 
 STORAGE = "customresourcedefinitions.apiextensions.k8s.io"
 CLEANUP = "customresourcecleanup.apiextensions.k8s.io"
@@ -40,6 +43,7 @@ def establish(crd: Object, old: Object | None, catalog: Catalog, now: str) -> No
     spec = crd["spec"]
     spec["names"] = names_of(crd)
     spec.setdefault("conversion", {"strategy": "None"})
+    _default_port(spec["conversion"])
     status = crd["status"] = {**((old or {}).get("status") or {}), **(crd.get("status") or {})}
     stored = list(status.get("storedVersions") or ())
     for version in spec.get("versions") or ():
@@ -69,6 +73,12 @@ def establish(crd: Object, old: Object | None, catalog: Catalog, now: str) -> No
         _condition("Established", "InitialNamesAccepted", "the initial names have been accepted"),
         now,
     )
+
+
+def _default_port(conversion: Object) -> None:
+    service = ((conversion.get("webhook") or {}).get("clientConfig") or {}).get("service")
+    if service:
+        service.setdefault("port", 443)
 
 
 def _condition(kind: str, reason: str, message: str, status: str = "True") -> Object:
@@ -138,14 +148,57 @@ def validate(crd: Object) -> list[Cause]:
             )
         )
     found += _version_problems(versions)
-    if (spec.get("conversion") or {}).get("strategy", "None") != "None":
+    found += _conversion_problems(spec.get("conversion") or {})
+    return found
+
+
+def _conversion_problems(conversion: Object) -> list[Cause]:
+    at = "spec.conversion"
+    strategy, webhook = conversion.get("strategy") or "None", conversion.get("webhook")
+    if strategy not in ("None", "Webhook"):
+        text = f'Unsupported value: "{strategy}": supported values: "None", "Webhook"'
+        return [Cause(f"{at}.strategy", text, "FieldValueNotSupported")]
+    if strategy == "None":
+        if webhook is None:
+            return []
+        text = "Forbidden: should not be set when strategy is not set to Webhook"
+        return [Cause(f"{at}.webhook", text, "FieldValueForbidden")]
+    config = (webhook or {}).get("clientConfig")
+    if config is None:
+        text = "Required value: required when strategy is set to Webhook"
+        return [Cause(f"{at}.webhook.clientConfig", text, "FieldValueRequired")]
+    found = check_client(config, f"{at}.webhook.clientConfig")
+    reviews = (webhook or {}).get("conversionReviewVersions") or []
+    if not reviews:
+        field = f"{at}.webhook.conversionReviewVersions"
+        found.append(Cause(field, "Required value", "FieldValueRequired"))
+    elif "v1" not in reviews:
+        text = "must include at least one of v1"
+        found.append(bad(f"{at}.webhook.conversionReviewVersions", reviews, text))
+    return found
+
+
+def check_stored(crd: Object) -> list[Cause]:
+    """What is wrong with ``status.storedVersions``: the definition must have all of them, and they
+    the storage version.
+    """
+    versions, found = crd["spec"].get("versions") or (), []
+    known = {version.get("name") for version in versions}
+    stored = (crd.get("status") or {}).get("storedVersions") or ()
+    current = next((version["name"] for version in versions if version.get("storage")), "")
+    if current not in stored:
         found.append(
-            Cause(
-                "spec.conversion.strategy",
-                'Unsupported value: supported values: "None"',
-                "FieldValueNotSupported",
-            )
+            bad("status.storedVersions", stored, f"must have the storage version {current}")
         )
+    for index, version in enumerate(stored):
+        if version not in known:
+            text = (
+                f'Invalid value: "{version}": missing from spec.versions; {version} was previously'
+                " a storage version, and must remain in spec.versions until a storage migration"
+                f" ensures no data remains persisted in {version} and removes {version} from"
+                " status.storedVersions"
+            )
+            found.append(Cause(f"status.storedVersions[{index}]", text))
     return found
 
 
@@ -207,8 +260,11 @@ def is_established(crd: Object) -> bool:
     return any(c.get("type") == "Established" and c.get("status") == "True" for c in conditions)
 
 
-def served_versions(crd: Object) -> list[Served]:
-    """The resources a definition brings, those of the storage version first."""
+def served_versions(crd: Object, ask: Ask) -> list[Served]:
+    """The resources a definition brings, those of the storage version first.
+
+    ``ask`` asks a conversion webhook.
+    """
     if not is_established(crd):
         return []
     spec = crd["spec"]
@@ -217,10 +273,11 @@ def served_versions(crd: Object) -> list[Served]:
     stored = next((v["name"] for v in spec["versions"] if v.get("storage")), "")
     stored_version = f"{spec['group']}/{stored}"
     versions.sort(key=lambda version: bool(version["name"] != stored))
-    return [_served(crd, spec, names, version, stored_version) for version in versions]
+    return [_served(crd, names, version, stored_version, ask) for version in versions]
 
 
-def _served(crd: Object, spec: Object, names: Object, version: Object, stored: str) -> Served:
+def _served(crd: Object, names: Object, version: Object, stored: str, ask: Ask) -> Served:
+    spec = crd["spec"]
     subresources = version.get("subresources") or {}
     openapi = (version.get("schema") or {}).get("openAPIV3Schema") or {}
     schema = schemas.from_openapi(openapi)
@@ -252,15 +309,22 @@ def _served(crd: Object, spec: Object, names: Object, version: Object, stored: s
     if deleting(crd):
         verbs = tuple(verb for verb in resource.verbs if verb != "create")
         resource = replace(resource, verbs=verbs)
-    if shown == stored:
-        return Served(resource, resource.group_resource, stored, custom=custom)
+    known = {f"{spec['group']}/{each}" for each in crd["status"].get("storedVersions") or ()}
+    conversion = spec.get("conversion") or {}
+
+    def to(target: str) -> Callable[[Object], Object]:
+        if conversion.get("strategy") != "Webhook":
+            return renaming(target)
+        return asking(ask, conversion["webhook"]["clientConfig"], target)
+
     return Served(
         resource,
         resource.group_resource,
         stored,
-        to_stored=_as_version(stored),
-        to_shown=_as_version(shown),
+        to_stored=to(stored) if shown != stored else None,
+        to_shown=to(shown) if known | {stored} != {shown} else None,
         custom=custom,
+        convert=to(shown),
     )
 
 
@@ -285,15 +349,6 @@ def problems(custom: Custom, new: Object, old: Object | None = None) -> list[Cau
     if any(each.reason == "FieldValueTypeInvalid" for each in found):
         return found
     return [*found, *custom.rules.check(new, old)]
-
-
-def _as_version(api_version: str) -> Callable[[Object], Object]:
-    """Conversion strategy None: nothing changes but the apiVersion."""
-
-    def convert(obj: Object) -> Object:
-        return {**obj, "apiVersion": api_version}
-
-    return convert
 
 
 def scale_paths(custom: Custom) -> tuple[str, str, str]:

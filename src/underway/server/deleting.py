@@ -6,6 +6,7 @@ Source: Kubernetes "Garbage Collection", "Finalizers", "Pod Lifecycle: terminati
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from datetime import timedelta
 from typing import Any
@@ -19,7 +20,7 @@ from underway.server.admission import Admission, Write
 from underway.server.call import Call, conflict, not_found
 from underway.server.catalog import Served
 from underway.server.identity import User
-from underway.server.store import Key, Row, Store
+from underway.server.store import Along, Key, Row, Store
 from underway.server.writing import finished
 
 ORPHAN, FOREGROUND = "orphan", "foregroundDeletion"
@@ -31,7 +32,8 @@ _DEFAULT_GRACE_S = 30
 class DeleteOptions:
     """``meta/v1 DeleteOptions``; an empty ``propagation`` leaves the choice to the server.
 
-    ``sent`` are the options as the client gave them, ``warnings`` takes what it is to be told.
+    ``sent`` are the options as the client gave them, ``warnings`` takes what it is to be told,
+    ``annotations`` what the audit log is.
     """
 
     grace_s: int | None = None
@@ -41,6 +43,7 @@ class DeleteOptions:
     dry_run: bool = False
     sent: Object = field(default_factory=dict)
     warnings: list[str] = field(default_factory=list)
+    annotations: dict[str, str] = field(default_factory=dict)
 
     @classmethod
     def of(cls, call: Call, body: Any) -> DeleteOptions:
@@ -73,6 +76,7 @@ class DeleteOptions:
             call.dry_run or "All" in (options.get("dryRun") or ()),
             {"apiVersion": "meta.k8s.io/v1", **options, "kind": "DeleteOptions"},
             call.warnings,
+            call.annotations,
         )
 
 
@@ -84,6 +88,11 @@ class Deleted:
     gone: bool
 
 
+def _alone(_obj: Object) -> Along:
+    """Nothing else is stored."""
+    return ()
+
+
 class Deleter:
     """Begins deletions, and finishes those that nothing holds."""
 
@@ -92,8 +101,19 @@ class Deleter:
         self._admission = admission
         self._clock = clock
 
-    async def delete(self, served: Served, key: Key, options: DeleteOptions, user: User) -> Deleted:
+    async def delete(
+        self,
+        served: Served,
+        key: Key,
+        options: DeleteOptions,
+        user: User,
+        along: Callable[[Object], Along] = _alone,
+    ) -> Deleted:
         """Delete one object, or mark it as being deleted.
+
+        Args:
+            along: asked last, with the object's latest state, which it may change or refuse; what
+                it returns is stored in the same transaction.
 
         Raises:
             NotFound: it is not there.
@@ -106,6 +126,7 @@ class Deleter:
         self._check(served, row, options)
         row = await self._admitted(served, row, options, user)
         obj = row.decode()
+        others = along(obj)
         already = deleting(obj)
         grace_s = self._grace(served, obj, options)
         _set_propagation(obj, options.propagation)
@@ -126,11 +147,11 @@ class Deleter:
             if not already:
                 for name in ("deletionTimestamp", "deletionGracePeriodSeconds"):
                     metadata.pop(name, None)
-            return Deleted((await self._store.delete(key, obj, row)).data, gone=True)
+            return Deleted((await self._store.delete(key, obj, row, others)).data, gone=True)
         if obj == row.decode():
             await self._store.settle(key)
             return Deleted(row.data, gone=False)
-        return Deleted((await self._store.replace(key, obj, row)).data, gone=False)
+        return Deleted((await self._store.replace(key, obj, row, others)).data, gone=False)
 
     async def _admitted(self, served: Served, row: Row, options: DeleteOptions, user: User) -> Row:
         """The object's latest state once nobody objects to its deletion."""
@@ -142,6 +163,7 @@ class Deleter:
             dry_run=options.dry_run,
             options=options.sent,
             warnings=options.warnings,
+            annotations=options.annotations,
         )
         await self._admission.validate(write)
         latest = self._store.latest(row.key)

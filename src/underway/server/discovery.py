@@ -9,17 +9,20 @@ from __future__ import annotations
 import hashlib
 import platform
 from base64 import b64encode
-from functools import cache
+from functools import cache, partial
 
 import msgspec
 
 from underway.api import schema as schemas
 from underway.api.objects import Object
 from underway.api.resources import Resource
-from underway.server.catalog import Catalog, Served
+from underway.server.aggregation import Aggregation
+from underway.server.catalog import BUILTIN_GROUPS, Catalog, Served, version_priority
 from underway.wire.http import Request, Response
 
 DISCOVERY_GROUP = "apidiscovery.k8s.io"
+_CUSTOM = (1000, 100)  # groupPriorityMinimum and versionPriority of custom resources
+_BUILTIN_MINIMUM = 15_000  # no built-in group's groupPriorityMinimum is less
 
 # The kind a subresource speaks, where it is not the resource's own; and its verbs.
 _SUBRESOURCES: dict[str, tuple[str, str, str, tuple[str, ...]]] = {
@@ -75,8 +78,9 @@ def _storage_hash(served: Served) -> str:
 class Discovery:
     """Documents about the catalog, with ETags."""
 
-    def __init__(self, catalog: Catalog) -> None:
+    def __init__(self, catalog: Catalog, aggregation: Aggregation) -> None:
         self._catalog = catalog
+        self._aggregation = aggregation
 
     def respond(self, request: Request, address: str) -> Response | None:
         """The answer to a discovery path; None if it is none."""
@@ -90,12 +94,12 @@ class Discovery:
                         return self._aggregated(request, version, core=segments == ["api"])
                 if segments == ["api"]:
                     return _tagged(request, self._core_versions(address), "application/json")
-                groups = [self._group(g) for g in self._catalog.groups() if g]
+                groups = [self._group(g) for g in self._groups() if g]
                 body = {"kind": "APIGroupList", "apiVersion": "v1", "groups": groups}
                 return _tagged(request, body, "application/json")
             case ["api", version]:
                 return self._resources(request, "", version)
-            case ["apis", group] if group in self._catalog.groups():
+            case ["apis", group] if group and group in self._groups():
                 body = {"kind": "APIGroup", "apiVersion": "v1", **self._group(group)}
                 return _tagged(request, body, "application/json")
             case ["apis", group, version]:
@@ -112,7 +116,7 @@ class Discovery:
     def _group(self, group: str) -> Object:
         versions = [
             {"groupVersion": f"{group}/{version}", "version": version}
-            for version in self._catalog.groups()[group]
+            for version in self._groups()[group]
         ]
         return {"name": group, "versions": versions, "preferredVersion": versions[0]}
 
@@ -134,19 +138,10 @@ class Discovery:
     def _aggregated(self, request: Request, version: str, *, core: bool) -> Response:
         api_version = f"{DISCOVERY_GROUP}/{version}"
         items = []
-        for group, versions in self._catalog.groups().items():
+        for group, versions in self._groups().items():
             if (group == "") != core:
                 continue
-            shown = [
-                {
-                    "version": each,
-                    "resources": [
-                        _aggregated_entry(s) for s in self._catalog.in_version(group, each)
-                    ],
-                    "freshness": "Current",
-                }
-                for each in versions
-            ]
+            shown = [self._aggregated_version(group, each) for each in versions]
             metadata: Object = {"creationTimestamp": None}
             if group:
                 metadata["name"] = group
@@ -159,6 +154,46 @@ class Discovery:
         }
         media = f"application/json;g={DISCOVERY_GROUP};v={version};as=APIGroupDiscoveryList"
         return _tagged(request, body, media)
+
+    def _groups(self) -> dict[str, list[str]]:
+        """Group -> versions, our own and those of other servers, in the order of discovery."""
+        own = self._catalog.groups()
+        others = list(self._aggregation.backends())
+        if not others:
+            return own
+        minimum: dict[str, int] = {}
+        rank: dict[tuple[str, str], int] = {}
+        for backend in others:
+            named = (backend.group, backend.version)
+            minimum[backend.group] = max(minimum.get(backend.group, 0), backend.group_priority)
+            rank[named] = backend.version_priority
+            own.setdefault(backend.group, [])
+            if backend.version not in own[backend.group]:
+                own[backend.group].append(backend.version)
+
+        def place(group: str, version: str) -> tuple[int, tuple[int, int, int, str]]:
+            return -rank.get((group, version), _CUSTOM[1]), version_priority(version)
+
+        for group in minimum:
+            own[group].sort(key=partial(place, group))
+        minimum = {group: minimum.get(group, _CUSTOM[0]) for group in own}
+        minimum |= dict.fromkeys(BUILTIN_GROUPS, _BUILTIN_MINIMUM)
+        # Sorting is stable: our groups keep their order, and custom ones their place behind them.
+        return {group: own[group] for group in sorted(own, key=lambda g: -minimum[g])}
+
+    def _aggregated_version(self, group: str, version: str) -> Object:
+        backend = self._aggregation.find(group, version)
+        if backend is None:
+            found = self._catalog.in_version(group, version)
+            resources, fresh = [_aggregated_entry(served) for served in found], True
+        else:
+            resources = list(self._aggregation.said_of(backend).resources)
+            fresh = backend.available
+        return {
+            "version": version,
+            "resources": resources,
+            "freshness": "Current" if fresh else "Stale",
+        }
 
 
 def _tagged(request: Request, body: Object, media: str) -> Response:

@@ -41,7 +41,10 @@ ANONYMOUS = User("system:anonymous", (UNAUTHENTICATED,))
 
 @dataclass(frozen=True, slots=True)
 class Attributes:
-    """What is decided upon: a resource request, or with ``resource`` empty a path."""
+    """What is decided upon: a resource request, or with ``resource`` empty a path.
+
+    ``fields`` is the field selector of a list or watch.
+    """
 
     verb: str
     group: str = ""
@@ -52,6 +55,12 @@ class Attributes:
     name: str = ""
     path: str = ""
     rest: tuple[str, ...] = ()
+    fields: str = ""
+
+    @property
+    def target(self) -> str:
+        """The one object asked for: by the path, or by a field selector for its name."""
+        return self.name or (_single_name(self.fields) if self.fields else "")
 
 
 _VERBS = {"POST": "create", "PUT": "update", "PATCH": "patch", "DELETE": "delete"}
@@ -94,8 +103,11 @@ def attributes(request: Request) -> Attributes:
     resource, *tail = rest
     name = tail[0] if tail else ""
     subresource = tail[1] if len(tail) > 1 else ""
+    verb, fields = _verb(request, name, watching=watching), ""
+    if not name and verb in ("list", "watch", "deletecollection") and request.query:
+        fields = request.params().get("fieldSelector") or ""
     return Attributes(
-        _verb(request, name, watching=watching),
+        verb,
         group,
         version,
         resource,
@@ -104,7 +116,17 @@ def attributes(request: Request) -> Attributes:
         name,
         request.path,
         tuple(tail[2:]),
+        fields,
     )
+
+
+def _single_name(fields: str) -> str:
+    """The one name a field selector chooses, or empty."""
+    for part in fields.split(","):
+        field, operator, value = part.partition("=")
+        if field.strip() == "metadata.name" and operator:
+            return value.removeprefix("=").strip()
+    return ""
 
 
 def _verb(request: Request, name: str, *, watching: bool) -> str:

@@ -22,6 +22,11 @@ YAML = "application/yaml"
 PROTOBUF = "application/vnd.kubernetes.protobuf"
 _ACCEPTED = f"{JSON}, {YAML}, {PROTOBUF}"
 _YAML_NODES = 500_000  # values one YAML document may hold, aliases expanded
+_YAML_DEPTH = 200
+# What PyYAML raises; for a scalar that is not of its tag, whatever came of it.
+_YAML_ERRORS = (
+    yaml.YAMLError, TypeError, ValueError, LookupError, AttributeError, RecursionError
+)  # fmt: skip
 _WILDCARDS = ("*/*", "application/*")
 
 
@@ -69,6 +74,12 @@ def parse_accept(request: Request) -> Accept:
         if kind in _AS_KINDS and group == "meta.k8s.io" and version in ("v1", "v1beta1"):
             return Accept(media, kind, version, pretty)
     raise NotAcceptable(f"only the following media types are accepted: {JSON}, {YAML}")
+
+
+def accepts_json(request: Request) -> bool:
+    """Whether the client takes plain JSON."""
+    header = request.headers.get("accept", "")
+    return not header or any(media in (JSON, *_WILDCARDS) for media, _ in _clauses(header))
 
 
 def _clauses(header: str) -> list[tuple[str, dict[str, str]]]:
@@ -150,13 +161,26 @@ def parse_yaml(data: bytes) -> Any:
         BadRequest: it is not well-formed, or aliases itself too often.
     """
     try:
+        _check_depth(data)
         value = yaml.load(data, _Loader)  # noqa: S506  # a subclass of the safe loader
         if b"*" in data and _expanded(value, {}) > _YAML_NODES:
             raise BadRequest("the YAML document is too large once its aliases are expanded")
         msgspec.json.encode(value)
-    except (yaml.YAMLError, TypeError, ValueError, RecursionError) as error:
+    except _YAML_ERRORS as error:
         raise BadRequest(f"the body is not well-formed YAML: {error}") from error
     return value
+
+
+def _check_depth(data: bytes) -> None:
+    """Refuse what nests so deep that composing it, which recurses in C, would end the process."""
+    depth = 0
+    for event in yaml.parse(data, _Loader):
+        if isinstance(event, yaml.CollectionStartEvent):
+            depth += 1
+            if depth > _YAML_DEPTH:
+                raise BadRequest(f"the YAML document is nested deeper than {_YAML_DEPTH} levels")
+        elif isinstance(event, yaml.CollectionEndEvent):
+            depth -= 1
 
 
 def _expanded(value: Any, known: dict[int, int]) -> int:

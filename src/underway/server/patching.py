@@ -73,8 +73,10 @@ def of_present(call: Call, patched: Callable[[Object], Object]) -> Transform:
     return transform
 
 
-def applied(call: Call, config: Object, now: Any) -> Transform:
-    """Server-side apply of a configuration.
+def applied(
+    call: Call, config: Object, now: Any, versions: server_side_apply.Versions
+) -> Transform:
+    """Server-side apply of a configuration; ``versions`` converts between the kind's versions.
 
     Raises:
         BadRequest: it names another object, or no manager.
@@ -117,6 +119,7 @@ def applied(call: Call, config: Object, now: Any) -> Transform:
             now=rfc3339(now),
             subresource=call.subresource,
             ignored=unowned(call.served, call.subresource),
+            versions=versions,
         )
 
     return transform

@@ -91,7 +91,7 @@ class Proxies:
                 return Response(301, {"location": f"{request.path}/{query}"})
             path = "/"
         scheme, name, port = split_name(call.attributes.name)
-        find = self._pod if call.attributes.resource == "pods" else self._endpoint
+        find = self._pod if call.attributes.resource == "pods" else self.endpoint
         host, number = find(call.attributes.namespace, name, port)
         number = number or _DEFAULT_PORTS[scheme]
         _check_address(host)
@@ -114,7 +114,13 @@ class Proxies:
                 return host, int(each["containerPort"])
         return host, 0
 
-    def _endpoint(self, namespace: str, name: str, port: str) -> tuple[str, int]:
+    def endpoint(self, namespace: str, name: str, port: str) -> tuple[str, int]:
+        """The address and port of a ready endpoint of a Service's port, given by name or number.
+
+        Raises:
+            NotFound: there is no such Service.
+            ServiceUnavailable: it has no such port or no ready endpoint.
+        """
         row = self._store.get(Key("services", namespace, name))
         if row is None:
             details = {"name": name, "kind": "services"}

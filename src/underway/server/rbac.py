@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterable, Iterator
 from typing import Protocol
 
 from underway.api.objects import Object, labels_of, name_of, namespace_of
-from underway.base.errors import Forbidden
+from underway.base.errors import BadRequest, Forbidden
 from underway.server.identity import (
     MASTERS,
     SERVICE_ACCOUNT_PREFIX,
@@ -46,7 +46,7 @@ def rule_allows(rule: Rule, wanted: Attributes) -> bool:
     if not _holds(rule.get("apiGroups"), wanted.group):
         return False
     names = rule.get("resourceNames")
-    if names and wanted.name not in names:
+    if names and wanted.target not in names:
         return False
     full = f"{wanted.resource}/{wanted.subresource}" if wanted.subresource else wanted.resource
     for each in rule.get("resources") or ():
@@ -88,6 +88,17 @@ class Rbac:
         if MASTERS in user.groups:
             return True
         return any(rule_allows(rule, wanted) for rule in self.rules(user, wanted.namespace))
+
+    def decide(self, info: Object, asked: Object) -> tuple[bool, str]:
+        """A check that an expression makes: a UserInfo, and attributes as a review has them."""
+        user = User(
+            str(info.get("username") or ""),
+            tuple(info.get("groups") or ()),
+            str(info.get("uid") or ""),
+            {name: tuple(values) for name, values in (info.get("extra") or {}).items()},
+        )
+        allowed = self.allows(user, review_attributes(asked))
+        return allowed, "allowed by RBAC" if allowed else ""
 
     def authorize(self, user: User, wanted: Attributes) -> None:
         """Let it pass.
@@ -203,11 +214,36 @@ def forbidden(user: User, wanted: Attributes) -> Forbidden:
         )
     full = f"{wanted.resource}/{wanted.subresource}" if wanted.subresource else wanted.resource
     what = f"{wanted.resource}.{wanted.group}" if wanted.group else wanted.resource
-    if wanted.name:
-        what += f' "{wanted.name}"'
+    if wanted.target:
+        what += f' "{wanted.target}"'
     scope = f'in the namespace "{wanted.namespace}"' if wanted.namespace else "at the cluster scope"
     return Forbidden(
         f'{what} is forbidden: User "{user.name}" cannot {wanted.verb} resource "{full}"'
         f' in API group "{wanted.group}" {scope}',
-        details={"name": wanted.name, "group": wanted.group, "kind": wanted.resource},
+        details={"name": wanted.target, "group": wanted.group, "kind": wanted.resource},
+    )
+
+
+def review_attributes(spec: Object) -> Attributes:
+    """What a SubjectAccessReview asks about.
+
+    Raises:
+        BadRequest: nothing.
+    """
+    resource, path = spec.get("resourceAttributes"), spec.get("nonResourceAttributes")
+    if resource is not None:
+        return Attributes(
+            resource.get("verb") or "",
+            resource.get("group") or "",
+            resource.get("version") or "",
+            resource.get("resource") or "",
+            resource.get("subresource") or "",
+            resource.get("namespace") or "",
+            resource.get("name") or "",
+        )
+    if path is not None:
+        return Attributes(path.get("verb") or "", path=path.get("path") or "")
+    raise BadRequest(
+        "spec.resourceAttributes: exactly one of nonResourceAttributes or resourceAttributes must"
+        " be specified"
     )

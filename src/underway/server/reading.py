@@ -20,6 +20,7 @@ from underway.base.errors import BadRequest, Expired, Invalid, RequestTimeout
 from underway.server.call import Call, not_found
 from underway.server.negotiation import render
 from underway.server.store import Row, Store
+from underway.server.versions import each
 from underway.server.views import AnyView, view_of
 from underway.server.watch import Hub, Match, Watch
 from underway.wire.http import Response
@@ -89,12 +90,17 @@ class Selection:
                 if self.labels.matches(_labels_decoder.decode(row.data).metadata.labels)
             ]
         if not self.fields.everything:
-            rows = [row for row in rows if self._matches(row.decode())]
+            matching = each(lambda row: self._matches(row.decode()), rows)
+            rows = [row for row, matches in zip(rows, matching, strict=True) if matches]
         return rows
 
     def _matches(self, obj: Object) -> bool:
         served = self.call.served
-        resource = served.resource if served.to_shown is None else EVENTS_CORE
+        resource = served.resource
+        if served.hub and served.to_shown is not None:
+            obj = served.to_shown(obj)
+        elif served.to_shown is not None:
+            resource = EVENTS_CORE
         selectable = served.custom.selectable if served.custom else ()
         return self.labels.matches(labels_of(obj)) and self.fields.matches(
             lambda path: selectors.field_value(resource, obj, path, selectable)

@@ -11,11 +11,13 @@ from typing import Any
 import msgspec
 
 from underway.api import schema as schemas
+from underway.api.fitting import fits
 from underway.api.objects import Object, meta, name_of
 from underway.api.resources import PODS
 from underway.base.clock import Clock, rfc3339
 from underway.base.errors import AlreadyExists, BadRequest
 from underway.server import nodes, patching, proxies, subresources
+from underway.server.admission import nodes as restrictions
 from underway.server.auth import Authenticator
 from underway.server.bootstrap import Bootstrap
 from underway.server.call import Call, no_such_path, no_such_verb, not_found
@@ -23,10 +25,12 @@ from underway.server.catalog import builtin
 from underway.server.certificates import STORAGE as CERTIFICATE_REQUESTS
 from underway.server.certificates import Certificates
 from underway.server.deleting import DeleteOptions, Deleter, success
+from underway.server.evictions import Evictions
 from underway.server.negotiation import read_body, render
 from underway.server.reading import Reader, Selection
 from underway.server.reviews import Reviews
 from underway.server.store import Key, Store
+from underway.server.versions import converted, converted_async
 from underway.server.writing import By, Transform, Writer, Written
 from underway.wire.http import Response
 
@@ -63,6 +67,7 @@ class Rest:
         self._bootstrap = bootstrap
         self._certificates = certificates
         self._clock = clock
+        self._evictions = Evictions(store, deleter, clock)
 
     async def answer(self, call: Call) -> Response:
         """The answer to a call.
@@ -76,7 +81,8 @@ class Rest:
             return await self._proxies.connect(call)
         if wanted.subresource in nodes.CONNECTS.get(wanted.resource, ()):
             return await self._nodes.connect(call)
-        response = await self._subresource(call) if wanted.subresource else await self._main(call)
+        answer = self._subresource if wanted.subresource else self._main
+        response = await converted_async(lambda: answer(call))
         if call.warnings:
             response.headers["warning"] = ", ".join(
                 f"299 - {msgspec.json.encode(text).decode()}" for text in call.warnings
@@ -169,16 +175,15 @@ class Rest:
                 if not generated or attempt == _GENERATE_ATTEMPTS - 1:
                     raise
                 meta(obj).pop("name", None)
-        if resource.plural == "namespaces" and not resource.group and not call.dry_run:
-            await self._bootstrap.furnish(name_of(msgspec.json.decode(written.data)))
-        return self._show(call, written)
+        return await self._shown(call, written)
 
     async def _patch(self, call: Call) -> Response:
         media = patching.media_type(call)
         data = await call.request.read(_PATCH_LIMIT_BYTES)
         if media == patching.APPLY:
             config = patching.read_config(data)
-            transform = patching.applied(call, config, self._clock.now())
+            versions = self._writer.versions_of(call.served)
+            transform = patching.applied(call, config, self._clock.now(), versions)
             return await self._modify(call, transform, tracked=True)
         change = patching.change(call, media, data)
         patched = patching.of_present(call, change)
@@ -195,7 +200,7 @@ class Rest:
         if call.served.storage == CERTIFICATE_REQUESTS:
             transform = self._certificates.guarded(call, transform)
         written = await self._writer.modify(call.served, call.key, transform, by)
-        return self._show(call, written)
+        return await self._shown(call, written)
 
     def _by(self, call: Call, *, tracked: bool = False, raw: bool = False) -> By:
         return By(
@@ -207,11 +212,18 @@ class Rest:
             raw,
             _options(call),
             call.warnings,
+            call.annotations,
         )
 
-    def _show(self, call: Call, written: Written) -> Response:
-        data = self._reader.view(call).one(written.data)
+    async def _shown(self, call: Call, written: Written) -> Response:
+        if written.created and call.served.storage == "namespaces" and not call.dry_run:
+            await self._bootstrap.furnish(name_of(msgspec.json.decode(written.data)))
+        data = await self._view_one(call, written.data)
         return render(data, call.accept, 201 if written.created else 200)
+
+    async def _view_one(self, call: Call, data: bytes) -> bytes:
+        view = self._reader.view(call)
+        return await converted(lambda: view.one(data))
 
     async def _object_in_body(self, call: Call) -> Object:
         """The object a create or update carries, of the kind the path wants.
@@ -250,7 +262,9 @@ class Rest:
             )
         if mode == "Ignore":
             return
-        problems = [f'unknown field "{p}"' for p in schemas.unknown_fields(call.served.schema, obj)]
+        schema = call.served.schema
+        unknown = [] if fits(schema, obj) else schemas.unknown_fields(schema, obj)
+        problems = [f'unknown field "{path}"' for path in unknown]
         problems += [f'duplicate field "{name}"' for name in duplicates]
         if problems and mode == "Strict":
             resource = call.served.resource
@@ -267,7 +281,7 @@ class Rest:
         deleted = await self._deleter.delete(call.served, call.key, options, call.user)
         if deleted.gone and call.served.storage != "pods":
             return render(success(call.served, msgspec.json.decode(deleted.data)), call.accept)
-        return render(self._reader.view(call).one(deleted.data), call.accept)
+        return render(await self._view_one(call, deleted.data), call.accept)
 
     async def _delete_options(self, call: Call) -> DeleteOptions:
         return DeleteOptions.of(call, (await read_body(call.request)).value)
@@ -286,7 +300,8 @@ class Rest:
             deleted = await self._deleter.delete(call.served, row.key, options, call.user)
             gone.append(deleted.data)
         metadata = {"resourceVersion": str(self._store.resource_version)}
-        return render(self._reader.view(call).many(gone, metadata), call.accept)
+        view = self._reader.view(call)
+        return render(await converted(lambda: view.many(gone, metadata)), call.accept)
 
     # -- subresources of another kind ------------------------------------------------------
 
@@ -295,7 +310,7 @@ class Rest:
             row = self._store.get(call.key)
             if row is None:
                 raise not_found(call.served, call.attributes.name)
-            return render(subresources.scale_of(call, row.decode()), call.accept)
+            return render(await self._scale_of(call, row.data), call.accept)
         if call.attributes.verb == "update":
             body = (await read_body(call.request)).value
             if not isinstance(body, dict):
@@ -311,22 +326,20 @@ class Rest:
                 transform = subresources.scaled(call, patching.change(call, media, data))
         by = replace(self._by(call), subresource="")
         written = await self._writer.modify(call.served, call.key, transform, by)
-        return render(subresources.scale_of(call, msgspec.json.decode(written.data)), call.accept)
+        return render(await self._scale_of(call, written.data), call.accept)
+
+    async def _scale_of(self, call: Call, data: bytes) -> Object:
+        shown = await converted(lambda: call.served.shown(data))
+        return subresources.scale_of(call, msgspec.json.decode(shown))
 
     async def _bind(self, call: Call, body: Object, pod: Key) -> Response:
-        transform = subresources.bound(body, rfc3339(self._clock.now()))
+        transform = subresources.bound(self._store, body, rfc3339(self._clock.now()))
         by = replace(self._by(call, raw=True), subresource="binding")
         await self._writer.modify(_PODS, pod, transform, by)
         return render(_success_status(), call.accept, 201)
 
     async def _evict(self, call: Call) -> Response:
-        body = await self._plain_body(call, "Eviction")
-        row = self._store.get(call.key)
-        if row is None:
-            raise not_found(call.served, call.attributes.name)
-        subresources.check_eviction(self._store, row.decode())
-        options = DeleteOptions.of(call, body.get("deleteOptions"))
-        await self._deleter.delete(call.served, call.key, options, call.user)
+        await self._evictions.evict(call, await self._plain_body(call, "Eviction"))
         return render(_success_status(), call.accept, 201)
 
     async def _token(self, call: Call) -> Response:
@@ -334,6 +347,7 @@ class Rest:
         row = self._store.get(call.key)
         if row is None:
             raise not_found(call.served, call.attributes.name)
+        restrictions.check_token(self._store, call, body)
         answered = subresources.issue_token(
             self._store, self._authenticator, self._clock, row.decode(), body
         )

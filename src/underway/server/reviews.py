@@ -9,8 +9,8 @@ from underway.api.objects import Object
 from underway.base.clock import Clock, rfc3339
 from underway.base.errors import BadRequest, Invalid, Unauthorized
 from underway.server.auth import AUDIENCES, Authenticator
-from underway.server.identity import Attributes, User
-from underway.server.rbac import Rbac
+from underway.server.identity import User
+from underway.server.rbac import Rbac, review_attributes
 
 
 class Reviews:
@@ -62,7 +62,7 @@ class Reviews:
         return self._decide(spec, asked)
 
     def _decide(self, spec: Object, user: User) -> Object:
-        allowed = self._rbac.allows(user, _attributes(spec))
+        allowed = self._rbac.allows(user, review_attributes(spec))
         return {"allowed": True, "reason": "allowed by RBAC"} if allowed else {"allowed": False}
 
     def _rules(self, spec: Object, user: User) -> Object:
@@ -92,23 +92,3 @@ class Reviews:
             "user": found.info(),
             "audiences": audiences if wanted else [a for a in AUDIENCES if a in audiences],
         }
-
-
-def _attributes(spec: Object) -> Attributes:
-    resource, path = spec.get("resourceAttributes"), spec.get("nonResourceAttributes")
-    if resource is not None:
-        return Attributes(
-            resource.get("verb") or "",
-            resource.get("group") or "",
-            resource.get("version") or "",
-            resource.get("resource") or "",
-            resource.get("subresource") or "",
-            resource.get("namespace") or "",
-            resource.get("name") or "",
-        )
-    if path is not None:
-        return Attributes(path.get("verb") or "", path=path.get("path") or "")
-    raise BadRequest(
-        "spec.resourceAttributes: exactly one of nonResourceAttributes or resourceAttributes must"
-        " be specified"
-    )

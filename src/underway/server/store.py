@@ -19,7 +19,7 @@ import os
 import queue
 import sqlite3
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, NamedTuple, Protocol
@@ -44,6 +44,17 @@ CREATE TABLE IF NOT EXISTS objects (
   UNIQUE (resource, namespace, name));
 CREATE TABLE IF NOT EXISTS counters (name TEXT PRIMARY KEY, value INTEGER NOT NULL);
 """
+
+# Each is looked up by itself: comparing rows with a list of rows would read the whole table.
+_DELETE = (
+    "DELETE FROM objects WHERE rowid IN (SELECT o.rowid FROM gone CROSS JOIN objects o"
+    " ON o.resource = gone.resource AND o.namespace = gone.namespace AND o.name = gone.name)"
+)
+_INSERT = "INSERT INTO objects (resource, namespace, name, uid, rv, data) VALUES"
+_OR_REPLACE = (
+    "ON CONFLICT (resource, namespace, name)"
+    " DO UPDATE SET uid = excluded.uid, rv = excluded.rv, data = excluded.data"
+)
 
 
 class Key(NamedTuple):
@@ -108,6 +119,10 @@ class Change:
     type: str
     row: Row
     previous: Row | None
+
+
+Along = Sequence[tuple[Object, Row]]
+"""New states of objects, each with the latest one it was made from."""
 
 
 @dataclass(slots=True)
@@ -180,7 +195,7 @@ class Store:
         self._tables: dict[str, _Table] = {}
         self._pending: dict[Key, _Write] = {}
         self._listeners: list[Callable[[Change], None]] = []
-        self._queue: queue.SimpleQueue[_Write | None] = queue.SimpleQueue()
+        self._queue: queue.SimpleQueue[list[_Write] | None] = queue.SimpleQueue()
         self._thread: threading.Thread | None = None
         self._loop: asyncio.AbstractEventLoop | None = None
         self._epoch = 0
@@ -306,17 +321,20 @@ class Store:
             raise AlreadyExists(f'{key.resource} "{key.name}" already exists')
         return await self._submit(key, obj, deletes=False)
 
-    async def replace(self, key: Key, obj: Object, expected: Row) -> Row:
+    async def replace(self, key: Key, obj: Object, expected: Row, along: Along = ()) -> Row:
         """Store a new state of the object, if ``expected`` is still the latest.
+
+        Args:
+            along: new states of other objects, stored in the same transaction before this one.
 
         Raises:
             Conflict: it is not.
         """
         self._expect(key, expected)
-        return await self._submit(key, obj, deletes=False)
+        return await self._submit(key, obj, along, deletes=False)
 
-    async def delete(self, key: Key, obj: Object, expected: Row) -> Row:
-        """Remove the object, if ``expected`` is still the latest.
+    async def delete(self, key: Key, obj: Object, expected: Row, along: Along = ()) -> Row:
+        """Remove the object, if ``expected`` is still the latest; ``along`` as for ``replace``.
 
         Returns:
             ``obj``, its last state, with the deletion's resourceVersion.
@@ -325,25 +343,35 @@ class Store:
             Conflict: it is not.
         """
         self._expect(key, expected)
-        return await self._submit(key, obj, deletes=True)
+        return await self._submit(key, obj, along, deletes=True)
 
     def _expect(self, key: Key, expected: Row) -> None:
         latest = self.latest(key)
         if latest is None or latest.rv != expected.rv:
             raise Conflict(f'{key.resource} "{key.name}" has been modified')
 
-    async def _submit(self, key: Key, obj: Object, *, deletes: bool) -> Row:
+    async def _submit(self, key: Key, obj: Object, along: Along = (), *, deletes: bool) -> Row:
         if self._thread is None or self._loop is None:
             raise ServiceUnavailable("the store is closed")
+        for _, row in along:
+            self._expect(row.key, row)
+        group = [self._assign(row.key, other, deletes=False) for other, row in along]
+        for other in group:  # who waits for the group hears of a failure
+            other.done.add_done_callback(lambda done: done.cancelled() or done.exception())
+        write = self._assign(key, obj, deletes=deletes)
+        self._queue.put([*group, write])
+        # A caller that goes away must not take the write back: it may be durable already.
+        return await asyncio.shield(write.done)
+
+    def _assign(self, key: Key, obj: Object, *, deletes: bool) -> _Write:
+        """Give a write its version; from now on it is the object's latest state."""
+        assert self._loop is not None
         self._assigned += 1
         metadata = obj["metadata"]
         metadata["resourceVersion"] = str(self._assigned)
         row = Row(key, metadata["uid"], self._assigned, msgspec.json.encode(obj))
-        write = _Write(self._epoch, row, deletes, self._loop.create_future())
-        self._pending[key] = write
-        self._queue.put(write)
-        # A caller that goes away must not take the write back: it may be durable already.
-        return await asyncio.shield(write.done)
+        write = self._pending[key] = _Write(self._epoch, row, deletes, self._loop.create_future())
+        return write
 
     # -- the writer thread -----------------------------------------------------------------
 
@@ -378,8 +406,8 @@ class Store:
         try:
             item = self._queue.get()
             while item is not None:
-                batch.append(item)
-                size_bytes += len(item.row.data)
+                batch.extend(item)
+                size_bytes += sum(len(write.row.data) for write in item)
                 if len(batch) >= _BATCH_LIMIT or size_bytes >= _BATCH_BYTES:
                     return batch, True
                 item = self._queue.get_nowait()
@@ -433,22 +461,32 @@ class Store:
 
 
 def _commit(connection: sqlite3.Connection, batch: list[_Write], codec: Codec) -> None:
-    """Write a batch as one transaction, durable when this returns."""
+    """Write a batch as one transaction, durable when this returns.
+
+    Of several writes of one object the last one counts. Few statements for many rows: after each
+    the interpreter's lock must be had again from an event loop that is busy.
+    """
+    last = {write.row.key: write for write in batch}
+    gone = [key for key, write in last.items() if write.deletes]
+    kept = [write.row for write in last.values() if not write.deletes]
     try:
         connection.execute("BEGIN IMMEDIATE")
-        for write in batch:
-            key, uid, rv, data = write.row
-            if write.deletes:
-                connection.execute(
-                    "DELETE FROM objects WHERE resource = ? AND namespace = ? AND name = ?", key
-                )
-            else:
-                connection.execute(
-                    "INSERT INTO objects (resource, namespace, name, uid, rv, data)"
-                    " VALUES (?, ?, ?, ?, ?, ?) ON CONFLICT (resource, namespace, name)"
-                    " DO UPDATE SET uid = excluded.uid, rv = excluded.rv, data = excluded.data",
-                    (*key, uid, rv, codec.seal(key, data)),
-                )
+        if gone:
+            connection.execute(
+                f"WITH gone (resource, namespace, name) AS"
+                f" (VALUES {_rows_of(len(gone), '(?, ?, ?)')})"
+                f" {_DELETE}",
+                [part for key in gone for part in key],
+            )
+        if kept:
+            connection.execute(
+                f"{_INSERT} {_rows_of(len(kept), '(?, ?, ?, ?, ?, ?)')} {_OR_REPLACE}",
+                [
+                    part
+                    for key, uid, rv, data in kept
+                    for part in (*key, uid, rv, codec.seal(key, data))
+                ],
+            )
         connection.execute(
             "INSERT INTO counters VALUES ('rv', ?)"
             " ON CONFLICT (name) DO UPDATE SET value = excluded.value",
@@ -459,6 +497,10 @@ def _commit(connection: sqlite3.Connection, batch: list[_Write], codec: Codec) -
         if connection.in_transaction:
             connection.execute("ROLLBACK")
         raise
+
+
+def _rows_of(count: int, row: str) -> str:
+    return ", ".join([row] * count)
 
 
 def _reseal(connection: sqlite3.Connection, rows: list[tuple[bytes, str, str, str]]) -> None:

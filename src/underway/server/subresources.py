@@ -1,6 +1,6 @@
-"""Subresources that are another kind of object over the same one: scale, binding, eviction, token.
+"""Subresources that are another kind of object over the same one: scale, binding, token.
 
-Source: kubernetes/api autoscaling/v1 ``Scale``, core/v1 ``Binding``, policy/v1 ``Eviction``,
+Source: kubernetes/api autoscaling/v1 ``Scale``, core/v1 ``Binding``,
 authentication/v1 ``TokenRequest``.
 """
 
@@ -13,13 +13,14 @@ from typing import Any
 from underway.api import selectors
 from underway.api.objects import Object, deleting, labels_of, meta, name_of, namespace_of, uid_of
 from underway.base.clock import Clock, rfc3339
-from underway.base.errors import BadRequest, Conflict, Invalid, NotFound, TooManyRequests
+from underway.base.errors import BadRequest, Conflict, Invalid, NotFound
 from underway.server import crds
 from underway.server.auth import AUDIENCES, Authenticator
 from underway.server.call import Call
 from underway.server.store import Key, Store
 from underway.server.writing import Transform
 
+_TOPOLOGY = ("topology.kubernetes.io/region", "topology.kubernetes.io/zone")
 _MIN_TOKEN_LIFE_S = 600
 _TOKEN_LIFE_S = 3600
 # What kubelets ask for in a pod's projected volume; upstream grants those a year (and warns at
@@ -112,8 +113,16 @@ def _put(obj: Object, path: str, value: Any) -> None:
 # -- binding -------------------------------------------------------------------------------
 
 
-def bound(binding: Object, now: str) -> Transform:
+def _topology(store: Store, node: str) -> dict[str, str]:
+    row = store.get(Key("nodes", "", node))
+    labels = labels_of(row.decode()) if row else {}
+    return {name: labels[name] for name in _TOPOLOGY if name in labels}
+
+
+def bound(store: Store, binding: Object, now: str) -> Transform:
     """A Binding as a change of the pod it puts on a node.
+
+    The pod takes over where in the topology its node is (PodTopologyLabels).
 
     Raises:
         Conflict: the pod has a node already, or is being deleted.
@@ -141,6 +150,8 @@ def bound(binding: Object, now: str) -> Transform:
         pod["spec"]["nodeName"] = target["name"]
         if annotations := meta(binding).get("annotations"):
             meta(pod).setdefault("annotations", {}).update(annotations)
+        if topology := _topology(store, target["name"]):
+            meta(pod).setdefault("labels", {}).update(topology)
         conditions = pod.setdefault("status", {}).setdefault("conditions", [])
         conditions[:] = [c for c in conditions if c.get("type") != "PodScheduled"]
         conditions.append(
@@ -154,40 +165,6 @@ def bound(binding: Object, now: str) -> Transform:
         return pod
 
     return transform
-
-
-# -- eviction ------------------------------------------------------------------------------
-
-
-def check_eviction(store: Store, pod: Object) -> None:
-    """Whether the pod's disruption budgets allow its eviction.
-
-    Raises:
-        TooManyRequests: one does not.
-    """
-    phase = (pod.get("status") or {}).get("phase")
-    if phase in ("Succeeded", "Failed", "Pending") or deleting(pod):
-        return
-    for row in store.rows("poddisruptionbudgets.policy", namespace_of(pod)):
-        budget = row.decode()
-        selector = selectors.from_object((budget.get("spec") or {}).get("selector"))
-        if not selector.matches(labels_of(pod)):
-            continue
-        status = budget.get("status") or {}
-        if (status.get("disruptionsAllowed") or 0) <= 0:
-            needed, healthy = status.get("desiredHealthy", 0), status.get("currentHealthy", 0)
-            raise TooManyRequests(
-                "Cannot evict pod as it would violate the pod's disruption budget.",
-                details={
-                    "causes": [
-                        {
-                            "reason": "DisruptionBudget",
-                            "message": f"The disruption budget {name_of(budget)} needs {needed}"
-                            f" healthy pods and has {healthy} currently",
-                        }
-                    ]
-                },
-            )
 
 
 # -- token ---------------------------------------------------------------------------------
@@ -235,11 +212,15 @@ def issue_token(
 def _bound_object(store: Store, namespace: str, reference: Object | None) -> Object | None:
     if not reference:
         return None
-    resource = {"Pod": "pods", "Secret": "secrets"}.get(reference.get("kind", ""))
+    kinds = {"Node": "nodes", "Pod": "pods", "Secret": "secrets"}
+    resource = kinds.get(reference.get("kind", ""))
     if resource is None:
-        raise BadRequest("cannot bind token to anything but a Pod or a Secret")
+        raise BadRequest(
+            f"cannot bind token to object of type {reference.get('apiVersion', '')},"
+            f" Kind={reference.get('kind', '')}"
+        )
     name = reference.get("name", "")
-    row = store.get(Key(resource, namespace, name))
+    row = store.get(Key(resource, "" if resource == "nodes" else namespace, name))
     if row is None:
         raise NotFound(f'{resource} "{name}" not found', details={"name": name, "kind": resource})
     if reference.get("uid") and reference["uid"] != row.uid:

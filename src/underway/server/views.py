@@ -12,6 +12,7 @@ from underway.api.objects import Object
 from underway.base.clock import Clock
 from underway.server.catalog import Served
 from underway.server.negotiation import Accept
+from underway.server.versions import each
 
 _META = "meta.k8s.io"
 
@@ -49,7 +50,7 @@ class ObjectView:
     def many(self, rows: Sequence[bytes], metadata: Object) -> bytes:
         """A list's JSON."""
         resource = self.served.resource
-        return _list(resource.list_kind, resource.api_version, metadata, map(self.one, rows))
+        return _list(resource.list_kind, resource.api_version, metadata, each(self.one, rows))
 
     def bookmark(self, metadata: Object) -> bytes:
         """An object of the kind that carries nothing but a version."""
@@ -118,7 +119,7 @@ class TableView:
 
     def many(self, rows: Sequence[bytes], metadata: Object) -> bytes:
         """A Table of all."""
-        objects = [msgspec.json.decode(self.served.shown(data)) for data in rows]
+        objects = [msgspec.json.decode(data) for data in each(self.served.shown, rows)]
         return self._encode(objects, metadata)
 
     def bookmark(self, metadata: Object) -> bytes:

@@ -13,6 +13,7 @@ import asyncio
 from collections import deque
 from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Protocol
 
 import msgspec
@@ -21,6 +22,7 @@ from underway.api.objects import Object
 from underway.base.clock import Clock
 from underway.base.errors import Expired, RequestTimeout, UnderwayError
 from underway.server.store import Change, Key, Row, Store
+from underway.server.versions import Unconverted, converted, each
 
 HISTORY_LIMIT = 4096  # changes kept for each resource
 HISTORY_BYTES = 16 * 1024 * 1024  # and at most this much of their JSON
@@ -246,7 +248,7 @@ class Hub:
         if not self._open:
             return
         try:
-            watcher, initial = self._begin(watch)
+            watcher, initial = await converted(lambda: self._begin(watch))
         except UnderwayError as error:
             yield _frame("ERROR", msgspec.json.encode(error.to_status()))
             return
@@ -254,7 +256,11 @@ class Hub:
         sent = self._store.resource_version
         try:
             for row in initial:
-                yield _frame("ADDED", watch.view.one(row.data))
+                try:
+                    data = watch.view.one(row.data)
+                except Unconverted:
+                    data = await converted(partial(watch.view.one, row.data))
+                yield _frame("ADDED", data)
             if watch.initial_bookmark:
                 yield self._bookmark(watch, sent, {_END_OF_INITIAL: "true"})
             last_bookmark = self._clock.monotonic()
@@ -262,7 +268,11 @@ class Hub:
                 while watcher.queue:
                     event = watcher.queue.popleft()
                     sent = event.rv
-                    if frame := render(event, watch):
+                    try:
+                        frame = render(event, watch)
+                    except Unconverted:
+                        frame = await converted(partial(render, event, watch))
+                    if frame:
                         yield frame
                 now = self._clock.monotonic()
                 if now >= deadline:
@@ -276,6 +286,8 @@ class Hub:
                 watcher.wake.clear()
                 if self._open and not watcher.cut_off:
                     await watcher.wake.wait()
+        except UnderwayError as error:  # an object that cannot be converted
+            yield _frame("ERROR", msgspec.json.encode(error.to_status()))
         finally:
             self._watchers[watch.resource].discard(watcher)
 
@@ -286,7 +298,9 @@ class Hub:
             rows = self._store.rows(watch.resource, watch.namespace or None)
             initial = [row for row in rows if _concerns(watch, row.key)]
             if watch.match is not None:
-                initial = [row for row in initial if watch.match(row.decode())]
+                match = watch.match
+                matching = each(lambda row: match(row.decode()), initial)
+                initial = [row for row, matches in zip(initial, matching, strict=True) if matches]
         else:
             self.check(watch.resource, watch.since)
             for event in self._ring(watch.resource).after(watch.since):

@@ -1,8 +1,9 @@
 """create, update and patch: the way of an object from a request into the store.
 
 Nothing between reading the latest state and handing the new one to the store awaits but admission
-webhooks, so two writes of one object never interleave, and a patch without a resourceVersion cannot
-conflict. Where a webhook was asked and the object changed meanwhile, the write is made anew.
+and conversion webhooks, so two writes of one object never interleave, and a patch without a
+resourceVersion cannot conflict. Where a webhook was asked and the object changed meanwhile, the
+write is made anew.
 
 Source: Kubernetes API concepts; k8s.io/apiserver ``pkg/registry/generic/registry/store.go``.
 """
@@ -11,7 +12,6 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Any
 
 import msgspec
 
@@ -19,16 +19,20 @@ from underway.api import apply as server_side_apply
 from underway.api import kinds, strategy
 from underway.api import schema as schemas
 from underway.api.defaults import apply_defaults
+from underway.api.defaults.setting import drop_nulls
+from underway.api.fitting import fits
 from underway.api.objects import Object, deleting, meta, name_of, namespace_of, uid_of
+from underway.api.patches import copy_json
 from underway.base.clock import Clock, rfc3339
 from underway.base.errors import BadRequest, Cause, Invalid
 from underway.base.ids import generate_name, new_uid
 from underway.server import crds
 from underway.server.admission import Admission, Write
 from underway.server.call import already_exists, conflict, not_found
-from underway.server.catalog import Served
+from underway.server.catalog import Catalog, Served
 from underway.server.identity import User
 from underway.server.store import Key, Row, Store
+from underway.server.versions import converted
 
 _ATTEMPTS = 16  # of a write that waits for webhooks while others change the object
 
@@ -55,7 +59,8 @@ class By:
 
     ``tracked`` says that managedFields are up to date already; ``raw`` that the change is the
     server's own and not subject to what a client may touch. ``options`` are the request's, for
-    webhooks; ``warnings`` takes what the client is to be told.
+    webhooks; ``warnings`` takes what the client is to be told, ``annotations`` what the audit log
+    is.
     """
 
     user: User
@@ -66,6 +71,7 @@ class By:
     raw: bool = False
     options: Object = field(default_factory=dict)
     warnings: list[str] = field(default_factory=list)
+    annotations: dict[str, str] = field(default_factory=dict)
 
     def write(
         self, served: Served, operation: str, new: Object, old: Object | None = None
@@ -81,6 +87,7 @@ class By:
             self.dry_run,
             self.options,
             self.warnings,
+            self.annotations,
         )
 
 
@@ -99,8 +106,9 @@ Transform = Callable[[Object | None], Object]
 class Writer:
     """Writes objects, whole."""
 
-    def __init__(self, store: Store, admission: Admission, clock: Clock) -> None:
+    def __init__(self, store: Store, catalog: Catalog, admission: Admission, clock: Clock) -> None:
         self._store = store
+        self._catalog = catalog
         self._admission = admission
         self._clock = clock
 
@@ -112,7 +120,7 @@ class Writer:
             Invalid: it breaks the rules of its kind.
             Forbidden: admission refuses it.
         """
-        new = served.to_stored(obj) if served.to_stored else obj
+        new = served.to_stored(obj) if served.to_stored and not served.hub else obj
         metadata = meta(new)
         _place(served, metadata, namespace)
         if metadata.get("resourceVersion"):
@@ -123,22 +131,23 @@ class Writer:
         metadata["creationTimestamp"] = rfc3339(self._clock.now())
         key = Key(served.storage, namespace if served.resource.namespaced else "", name_of(new))
         complete(served, new)
-        self._track(served, None, new, by)
+        await self._track(served, None, new, by)
         write = by.write(served, "CREATE", new)
         await self._admission.mutate(write, lambda changed: complete(served, changed))
         release = self._admission.allocate(write)
         try:
             strategy.prepare_create(served.resource, new)
             self._admission.finish(write)
-            _raise_invalid(served, new, self._problems_of_new(served, new))
+            _raise_invalid(served, new, await self._problems_of_new(served, new))
             await self._admission.validate(write)
+            stored = await _for_store(served, new)
             self._admission.settle(write)
             if self._store.latest(key) is not None:
                 raise already_exists(served, key.name)
             if by.dry_run:
                 release()
                 return Written(msgspec.json.encode(new), created=True)
-            row = await self._store.create(key, new)
+            row = await self._store.create(key, stored)
         except BaseException:
             release()
             raise
@@ -167,14 +176,22 @@ class Writer:
     ) -> Written | None:
         """One attempt; None if the object changed while webhooks were asked."""
         key, old = row.key, row.decode()
-        wanted = transform(served.to_shown(row.decode()) if served.to_shown else row.decode())
-        new = served.to_stored(wanted) if served.to_stored else wanted
+        if served.hub:
+            old = await _worked_on(served, row)
+            present = old
+            new = await converted(lambda: transform(copy_json(present)))
+        else:
+            convert = served.to_shown
+            wanted = await converted(
+                lambda: transform(convert(row.decode()) if convert else row.decode())
+            )
+            new = served.to_stored(wanted) if served.to_stored else wanted
         self._check_identity(served, key, row, new)
         if not by.raw:
             complete(served, new)
             strategy.prepare_update(served.resource, new, old, by.subresource)
         self._clean_deletion(new, old)
-        self._track(served, old, new, by)
+        await self._track(served, old, new, by)
         write = by.write(served, "UPDATE", new, old)
         if not by.raw and await self._admission.mutate(
             write, lambda changed: complete(served, changed)
@@ -184,14 +201,16 @@ class Writer:
         try:
             self._admission.finish(write)
             if not by.raw:
-                problems = self._problems_of_changed(served, new, old, by.subresource)
+                problems = await self._problems_of_changed(served, new, old, by.subresource)
                 _raise_invalid(served, new, problems)
                 await self._admission.validate(write)
-                if self._store.latest(key) != row:
-                    release()
-                    return None
+            stored = await _for_store(served, new)
+            if (served.custom is not None or not by.raw) and self._store.latest(key) != row:
+                release()
+                return None
+            if not by.raw:
                 self._admission.settle(write)
-            if _same(new, old):
+            if _same(new, old) and not _stale(served, row):
                 release()
                 await self._store.settle(key)
                 return Written(row.data)
@@ -199,8 +218,8 @@ class Writer:
                 release()
                 return Written(msgspec.json.encode(new))
             if finished(served, new):
-                return Written((await self._store.delete(key, new, row)).data)
-            return Written((await self._store.replace(key, new, row)).data)
+                return Written((await self._store.delete(key, stored, row)).data)
+            return Written((await self._store.replace(key, stored, row)).data)
         except BaseException:
             release()
             raise
@@ -258,32 +277,84 @@ class Writer:
         if not meta(new).get("finalizers"):
             meta(new).pop("finalizers", None)
 
-    def _problems_of_new(self, served: Served, new: Object) -> list[Cause]:
-        return [*kinds.validate_create(served.resource, new), *_own_rules(served, new)]
+    async def _problems_of_new(self, served: Served, new: Object) -> list[Cause]:
+        found = kinds.validate_create(served.resource, new)
+        return [*found, *await self._broken_rules(served, new)]
 
-    def _problems_of_changed(
+    async def _problems_of_changed(
         self, served: Served, new: Object, old: Object, subresource: str
     ) -> list[Cause]:
         problems = kinds.validate_update(served.resource, new, old, subresource)
-        return [*problems, *_own_rules(served, new, old)]
+        return [*problems, *await self._broken_rules(served, new, old)]
 
-    def _track(self, served: Served, old: Object | None, new: Object, by: By) -> None:
+    async def _broken_rules(
+        self, served: Served, obj: Object, old: Object | None = None
+    ) -> list[Cause]:
+        if served.custom is None:
+            return _own_rules(served, obj, old)
+        return await self._admission.evaluations.run(lambda: _own_rules(served, obj, old))
+
+    async def _track(self, served: Served, old: Object | None, new: Object, by: By) -> None:
+        """Record who owns what, in terms of the version the request speaks."""
         if by.tracked or (by.raw and not by.manager):
             return
-        server_side_apply.track(
-            old,
-            new,
-            manager=by.manager,
-            operation="Update",
-            schema=stored_schema(served),
-            now=rfc3339(self._clock.now()),
-            subresource=by.subresource,
-            ignored=unowned(served, by.subresource),
-        )
+        shown, before = new, old
+        if served.to_shown is not None and not served.hub:
+            shown = served.to_shown(copy_json(new))
+            before = served.to_shown(copy_json(old)) if old is not None else None
+        now = rfc3339(self._clock.now())
+
+        def track() -> None:
+            server_side_apply.track(
+                before,
+                shown,
+                manager=by.manager,
+                operation="Update",
+                schema=served.schema,
+                now=now,
+                subresource=by.subresource,
+                ignored=unowned(served, by.subresource),
+                versions=self.versions_of(served),
+            )
+
+        if served.custom is not None:
+            await converted(track)
+            return
+        track()
+        if shown is not new:
+            meta(new).pop("managedFields", None)
+            if "managedFields" in meta(shown):
+                meta(new)["managedFields"] = meta(shown)["managedFields"]
+
+    def versions_of(self, served: Served) -> server_side_apply.Versions:
+        """Converts objects of the kind between the versions that are served."""
+        return self._catalog.versions_of(served)
+
+
+async def _worked_on(served: Served, row: Row) -> Object:
+    """A stored custom resource in the version the request speaks."""
+    assert served.to_shown is not None
+    convert = served.to_shown
+    return await converted(lambda: convert(row.decode()))
+
+
+async def _for_store(served: Served, obj: Object) -> Object:
+    """A custom resource in its storage version; other objects are in it already."""
+    if not served.hub or served.to_stored is None:
+        return obj
+    convert = served.to_stored
+    return await converted(lambda: convert(obj))
+
+
+def _stale(served: Served, row: Row) -> bool:
+    """Whether an object lies in a version that is no longer the one to store."""
+    return served.hub and row.decode().get("apiVersion") != served.stored_version
 
 
 def _own_rules(served: Served, obj: Object, old: Object | None = None) -> list[Cause]:
-    """The rules of a custom resource's schema."""
+    """The rules of a custom resource's schema; those between a definition and its status."""
+    if served.storage == crds.STORAGE:
+        return crds.check_stored(obj)
     return crds.problems(served.custom, obj, old) if served.custom is not None else []
 
 
@@ -310,12 +381,25 @@ def complete(served: Served, obj: Object) -> None:
     if served.custom is not None:
         schemas.prune(served.schema, obj)
         schemas.apply_schema_defaults(served.schema, obj)
-        _drop_nulls(meta(obj))
+        drop_nulls(meta(obj))
         return
-    _drop_nulls(obj)
+    drop_nulls(obj)
     kind = stored_schema(served)
-    if schemas.unknown_fields(kind, obj):
-        schemas.prune(kind, obj)
+    if not fits(kind, obj):
+        _make_fit(served, kind, obj)
+    apply_defaults(served.resource, obj)
+    if served.storage == crds.STORAGE:
+        # What is served from a definition is computed from it while it is written.
+        _raise_invalid(served, obj, crds.validate(obj))
+
+
+def _make_fit(served: Served, kind: schemas.Schema, obj: Object) -> None:
+    """Drop fields the type does not know.
+
+    Raises:
+        BadRequest: a field is of another type.
+    """
+    schemas.prune(kind, obj)
     wrong = [c for c in schemas.validate(kind, obj) if c.reason == "FieldValueTypeInvalid"]
     if wrong:
         resource = served.resource
@@ -323,21 +407,6 @@ def complete(served: Served, obj: Object) -> None:
             f'{resource.kind} in version "{resource.version}" cannot be handled as a'
             f" {resource.kind}: json: {wrong[0].field}: {wrong[0].message}"
         )
-    apply_defaults(served.resource, obj)
-    if served.storage == crds.STORAGE:
-        # What is served from a definition is computed from it while it is written.
-        _raise_invalid(served, obj, crds.validate(obj))
-
-
-def _drop_nulls(value: Any) -> None:
-    if isinstance(value, dict):
-        for name in [name for name, child in value.items() if child is None]:
-            del value[name]
-        for child in value.values():
-            _drop_nulls(child)
-    elif isinstance(value, list):
-        for child in value:
-            _drop_nulls(child)
 
 
 def finished(served: Served, obj: Object) -> bool:

@@ -22,6 +22,7 @@ CALL_LIMIT = 10_000_000  # units one evaluation may be estimated at, knowing the
 OBJECT_LIMIT = 20_000_000  # units all rules over one object may be estimated at
 REQUEST_SIZE_BYTES = 3 * 1024 * 1024
 _CEILING = 10**15  # larger figures say nothing more
+_PYTHON_UNITS = 100  # what one step in Python costs, of the evaluator's own
 _TEXT_FACTOR = 10  # characters handled in one unit
 
 
@@ -253,6 +254,16 @@ def _call(function: str, nodes: tuple[syntax.Node, ...], bounds: list[Bound]) ->
             return 1 + size, Flat()
         case "dyn" | "orValue" | "or" | "optional.of" | "optional.ofNonZeroValue" | "value":
             return 1, _merged(bounds)
+        case "pairs__":
+            held = bounds[0].item
+            pair = Flat(max(held.text, bounds[0].text), 2, held)
+            return 1 + bounds[0].items, Flat(items=bounds[0].items, inner=pair)
+        case "as_map__" | "merged__":
+            return 1 + bounds[0].items, Flat(bounds[0].text, bounds[0].items, _pair_item(bounds[0]))
+        case "sets.contains" | "sets.equivalent" | "sets.intersects":
+            least = min(each.item.text for each in bounds) // _TEXT_FACTOR
+            pairs = bounds[0].items * bounds[1].items
+            return 1 + pairs * (_PYTHON_UNITS // 25 + least), Flat()
     work = 1 + size + sum(bound.items for bound in bounds)
     return work, Flat(max(texts, default=0) * 4, 0, _items_of(bounds))
 
@@ -283,7 +294,14 @@ def _text_call(
             length = first + (1 + first // 2) * (1 + text + items * text)
             return 1 + length // _TEXT_FACTOR, Flat(min(length, _CEILING))
     work = (1 + first // _TEXT_FACTOR) * (1 + texts[1] // 4)
+    if function == "findAll":  # each find is a step of Python's
+        work += first * _PYTHON_UNITS // 4
     return work, Flat(first, first + 1, Flat(first))
+
+
+def _pair_item(bound: Bound) -> Bound:
+    """What a map made of pairs or of maps holds."""
+    return bound.item.item if bound.item is not bound else bound
 
 
 def _items_of(bounds: list[Bound]) -> Bound | None:

@@ -1,4 +1,5 @@
-"""The functions Kubernetes adds to CEL: lists, regex, quantity, url, ip and cidr.
+"""The functions Kubernetes adds to CEL: lists, regex, quantity, url, ip and cidr; all others
+lie in modules of their own.
 
 Values of the added types are maps with one entry, which names their type.
 
@@ -16,6 +17,7 @@ from urllib.parse import parse_qs, urlsplit
 from cel_expr_python import cel  # type: ignore[import-untyped]
 
 from underway.api import quantity
+from underway.api.cel import authorizer, collections, formats, versions
 from underway.api.patterns import compile_pattern
 
 _T = cel.Type
@@ -47,6 +49,8 @@ def declarations() -> list[cel.FunctionDecl]:
     _add_quantity(add)
     _add_url(add)
     _add_addresses(add)
+    for library in (authorizer, collections, formats, versions):
+        library.declare(add, _T)
     return [cel.FunctionDecl(name, overloads) for name, overloads in found.items()]
 
 
@@ -134,9 +138,9 @@ def _add_quantity(add: Callable[..., None]) -> None:
     add("quantity", _OBJECT, [_T.STRING], _amount)
     add("isQuantity", _T.BOOL, [_T.STRING], quantity.is_quantity)
     member = {"of": _QUANTITY}
-    add("isGreaterThan", _T.BOOL, [_OBJECT] * 2, lambda a, b: _number(a) > _number(b), **member)
-    add("isLessThan", _T.BOOL, [_OBJECT] * 2, lambda a, b: _number(a) < _number(b), **member)
-    add("compareTo", _T.INT, [_OBJECT] * 2, lambda a, b: _sign(_number(a) - _number(b)), **member)
+    add("isGreaterThan", _T.BOOL, [_OBJECT] * 2, lambda a, b: _compare(a, b) > 0, **member)
+    add("isLessThan", _T.BOOL, [_OBJECT] * 2, lambda a, b: _compare(a, b) < 0, **member)
+    add("compareTo", _T.INT, [_OBJECT] * 2, _compare, **member)
     add("sign", _T.INT, [_OBJECT], lambda a: _sign(_number(a)), **member)
     add("isInteger", _T.BOOL, [_OBJECT], lambda a: _number(a).denominator == 1, **member)
     add("asInteger", _T.INT, [_OBJECT], _whole, **member)
@@ -144,6 +148,13 @@ def _add_quantity(add: Callable[..., None]) -> None:
     for other in (_OBJECT, _T.INT):
         add("add", _OBJECT, [_OBJECT, other], _plus, **member)
         add("sub", _OBJECT, [_OBJECT, other], _minus, **member)
+
+
+def _compare(one: Any, other: Any) -> int:
+    """Quantities or versions: below, at or above 0 as the first is less, equal or more."""
+    read: Callable[[Any], Any] = versions.of if versions.SEMVER in one else _number
+    first, second = read(one), read(other)
+    return int(first > second) - int(first < second)
 
 
 def _plus(value: dict[str, Any], other: Any) -> dict[str, Any]:

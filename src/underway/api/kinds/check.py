@@ -38,6 +38,11 @@ _CHECKS: dict[tuple[str, str], Check] = {
     ("", "ResourceQuota"): cluster.check_quota,
     ("", "Secret"): cluster.check_secret,
     ("", "Service"): network.check_service,
+    ("admissionregistration.k8s.io", "MutatingAdmissionPolicy"): policies.check_mutating_policy,
+    (
+        "admissionregistration.k8s.io",
+        "MutatingAdmissionPolicyBinding",
+    ): policies.check_mutating_binding,
     ("admissionregistration.k8s.io", "ValidatingAdmissionPolicy"): policies.check_policy,
     ("admissionregistration.k8s.io", "ValidatingAdmissionPolicyBinding"): policies.check_binding,
     ("admissionregistration.k8s.io", "MutatingWebhookConfiguration"): registration.check_webhooks,

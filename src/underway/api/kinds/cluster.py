@@ -193,10 +193,13 @@ def _check_size(amount: object, field: str) -> list[Cause]:
 
 
 def keep_claim(new: Object, old: Object) -> list[Cause]:
-    """A claim may grow and be bound; nothing else of it changes."""
+    """A claim may grow, be bound, and be given a class if it has none; nothing else changes."""
+    changeable = ["resources", "volumeName", "volumeAttributesClassName"]
+    before = mapping(old, "spec")
+    if before.get("storageClassName") is None and not before.get("volumeName"):
+        changeable.append("storageClassName")
 
     def fixed(obj: Object) -> Object:
-        changeable = ("resources", "volumeName", "volumeAttributesClassName")
         return {
             name: value for name, value in mapping(obj, "spec").items() if name not in changeable
         }

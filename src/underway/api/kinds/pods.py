@@ -5,7 +5,6 @@ Source: Kubernetes ``pkg/apis/core/validation/validation.go`` (ValidatePodSpec, 
 
 from __future__ import annotations
 
-import copy
 from typing import Any
 
 from underway.api import names
@@ -48,10 +47,13 @@ def check_pod(pod: Object) -> list[Cause]:
     return found
 
 
-def check_pod_spec(spec: Object, field: str) -> list[Cause]:
-    """What is wrong with a pod spec that has its defaults."""
+def check_pod_spec(spec: Object, field: str, claimed: frozenset[str] = frozenset()) -> list[Cause]:
+    """What is wrong with a pod spec that has its defaults.
+
+    ``claimed`` names volumes that its pods will have besides, made from claim templates.
+    """
     found, volumes = check_volumes(items(spec, "volumes"), f"{field}.volumes")
-    context = Context(volumes=volumes, host_network=boolean(spec, "hostNetwork"))
+    context = Context(volumes=volumes | claimed, host_network=boolean(spec, "hostNetwork"))
     if not items(spec, "containers"):
         found.append(required(f"{field}.containers"))
     found += check_containers(spec, field, context)
@@ -198,7 +200,10 @@ def _narrows(ours: Object, theirs: Object) -> bool:
 
 def _comparable(ours: Object, theirs: Object) -> Object:
     """``ours`` with all that may change put back to what it was."""
-    spec = copy.deepcopy(ours)
+    spec = dict(ours)
+    for field in ("containers", "initContainers"):
+        if field in spec:
+            spec[field] = [dict(container) for container in items(ours, field)]
     for field in ("containers", "initContainers"):
         pairs = zip(items(spec, field), items(theirs, field), strict=True)
         for container, before in pairs:

@@ -1,4 +1,4 @@
-"""The rules of validating admission policies and their bindings.
+"""The rules of admission policies written in CEL, and of their bindings.
 
 Source: API reference ``admissionregistration.k8s.io/v1``; Kubernetes
 ``pkg/apis/admissionregistration/validation``.
@@ -14,7 +14,11 @@ from underway.api.objects import Object
 from underway.api.shape import items, mapping, text
 from underway.base.errors import Cause, Invalid
 
-VARIABLES = ("object", "oldObject", "request", "params", "namespaceObject", "variables")
+VARIABLES = (
+    *("object", "oldObject", "request", "params", "namespaceObject", "variables"),
+    "authorizer",
+)
+_PATCHES = {"ApplyConfiguration": "applyConfiguration", "JSONPatch": "jsonPatch"}
 _ACTIONS = ("Audit", "Deny", "Warn")
 _EXPRESSIONS_LIMIT = 64
 
@@ -80,8 +84,75 @@ def _check_expression(
     for name in sorted(program.fields_of("variables") - known):
         message = f"compilation failed: ERROR: <input>: undefined field '{name}'"
         yield bad(f"{path}.{field}", written, message)
-    if wanted and program.returns.lower() not in (wanted, "dyn"):
+    if wanted and program.returns.lower().partition("<")[0] not in (wanted, "dyn"):
         yield bad(f"{path}.{field}", written, f"must evaluate to {wanted}")
+
+
+def check_mutating_policy(obj: Object) -> list[Cause]:
+    """What is wrong with a MutatingAdmissionPolicy."""
+    spec = mapping(obj, "spec")
+    found: list[Cause] = []
+    if not mapping(spec, "matchConstraints").get("resourceRules"):
+        found.append(required("spec.matchConstraints.resourceRules"))
+    if not items(spec, "mutations"):
+        found.append(required("spec.mutations", "mutations must contain at least one item"))
+    if spec.get("failurePolicy") is not None:
+        found += one_of("spec.failurePolicy", spec["failurePolicy"], ("Fail", "Ignore"))
+    policy = spec.get("reinvocationPolicy")
+    if not policy:
+        found.append(required("spec.reinvocationPolicy"))
+    else:
+        found += one_of("spec.reinvocationPolicy", policy, ("Never", "IfNeeded"))
+    for field in ("mutations", "variables", "matchConditions"):
+        if len(items(spec, field)) > _EXPRESSIONS_LIMIT:
+            message = f"must have at most {_EXPRESSIONS_LIMIT} items"
+            found.append(bad(f"spec.{field}", len(items(spec, field)), message))
+            return found
+    found += _check_expressions(spec)
+    names = {text(each, "name") for each in items(spec, "variables")}
+    for index, mutation in enumerate(items(spec, "mutations")):
+        found += _check_mutation(mutation, f"spec.mutations[{index}]", names)
+    return found
+
+
+def _check_mutation(mutation: Object, path: str, names: set[str]) -> Iterator[Cause]:
+    kind = text(mutation, "patchType")
+    if not kind:
+        yield required(f"{path}.patchType")
+        return
+    if kind not in _PATCHES:
+        yield from one_of(f"{path}.patchType", kind, tuple(_PATCHES))
+        return
+    for each, field in _PATCHES.items():
+        if each == kind and not isinstance(mutation.get(field), dict):
+            yield required(f"{path}.{field}", f"{field} is required when patchType is {kind}")
+        elif each != kind and mutation.get(field) is not None:
+            message = f"must not be set when patchType is {kind}"
+            yield bad(f"{path}.{field}", mutation[field], message)
+    holder = mutation.get(_PATCHES[kind])
+    if isinstance(holder, dict):
+        wanted = "list" if kind == "JSONPatch" else ""
+        yield from _check_expression(
+            holder, "expression", f"{path}.{_PATCHES[kind]}", wanted, names
+        )
+
+
+def check_mutating_binding(obj: Object) -> list[Cause]:
+    """What is wrong with a MutatingAdmissionPolicyBinding."""
+    spec = mapping(obj, "spec")
+    found = [] if text(spec, "policyName") else [required("spec.policyName")]
+    return found + _check_param_ref(spec)
+
+
+def _check_param_ref(spec: Object) -> list[Cause]:
+    reference = spec.get("paramRef")
+    if not isinstance(reference, dict):
+        return []
+    found: list[Cause] = []
+    if bool(reference.get("name")) == (reference.get("selector") is not None):
+        found.append(required("spec.paramRef.name", "name or selector must be specified"))
+    policy = reference.get("parameterNotFoundAction")
+    return found + one_of("spec.paramRef.parameterNotFoundAction", policy, ("Allow", "Deny"))
 
 
 def check_binding(obj: Object) -> list[Cause]:
@@ -99,13 +170,7 @@ def check_binding(obj: Object) -> list[Cause]:
         message = "must not contain both Deny and Warn (repeating the same validation failure"
         message += " information in the API response and headers serves no purpose)"
         found.append(bad("spec.validationActions", actions, message))
-    reference = spec.get("paramRef")
-    if isinstance(reference, dict):
-        if bool(reference.get("name")) == (reference.get("selector") is not None):
-            found.append(required("spec.paramRef.name", "name or selector must be specified"))
-        policy = reference.get("parameterNotFoundAction")
-        found += one_of("spec.paramRef.parameterNotFoundAction", policy, ("Allow", "Deny"))
-    return found
+    return found + _check_param_ref(spec)
 
 
 def items_of_text(value: object) -> list[str]:

@@ -19,7 +19,7 @@ _OPERATIONS = ("*", "CREATE", "UPDATE", "DELETE", "CONNECT")
 _SCOPES = ("*", "Cluster", "Namespaced")
 _LONGEST_TIMEOUT_S = 30
 _CONDITIONS_LIMIT = 64
-CONDITION_VARIABLES = ("object", "oldObject", "request")
+CONDITION_VARIABLES = ("object", "oldObject", "request", "authorizer")
 
 
 def check_webhooks(obj: Object) -> list[Cause]:
@@ -68,7 +68,7 @@ def _check_hook(hook: Object, path: str) -> list[Cause]:
         message = f"the timeout value must be between 1 and {_LONGEST_TIMEOUT_S} seconds"
         found.append(bad(f"{path}.timeoutSeconds", timeout_s, message))
     found += _check_conditions(hook, f"{path}.matchConditions")
-    return found + _check_client(mapping(hook, "clientConfig"), f"{path}.clientConfig")
+    return found + check_client(mapping(hook, "clientConfig"), f"{path}.clientConfig")
 
 
 def _check_rule(rule: Object, path: str) -> list[Cause]:
@@ -86,7 +86,8 @@ def _check_rule(rule: Object, path: str) -> list[Cause]:
     return found + one_of(f"{path}.scope", rule.get("scope"), _SCOPES)
 
 
-def _check_client(config: Object, path: str) -> list[Cause]:
+def check_client(config: Object, path: str) -> list[Cause]:
+    """What is wrong with a webhook's ``clientConfig``."""
     url, service = config.get("url"), config.get("service")
     if (url is None) == (service is None):
         return [required(path, "exactly one of url or service is required")]

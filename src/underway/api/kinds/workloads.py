@@ -22,7 +22,7 @@ from underway.api.kinds.causes import (
 from underway.api.kinds.metadata import check_annotations, check_labels
 from underway.api.kinds.pods import check_pod_spec
 from underway.api.objects import Object
-from underway.api.shape import mapping, text, texts
+from underway.api.shape import items, mapping, text, texts
 from underway.base.errors import BadRequest, Cause
 
 _SELECTOR_MISMATCH = "`selector` does not match template `labels`"
@@ -69,7 +69,9 @@ def _check_template(
     found += check_labels(labels, f"{field}.template.labels")
     found += check_annotations(texts(metadata, "annotations"), f"{field}.template.annotations")
     pod_spec = mapping(template, "spec")
-    found += check_pod_spec(pod_spec, f"{field}.template.spec")
+    claims = items(spec, "volumeClaimTemplates")
+    claimed = frozenset(text(mapping(claim, "metadata"), "name") for claim in claims)
+    found += check_pod_spec(pod_spec, f"{field}.template.spec", claimed)
     policy = pod_spec.get("restartPolicy")
     if policy not in policies:
         found.append(unsupported(f"{field}.template.spec.restartPolicy", policy, policies))

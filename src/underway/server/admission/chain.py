@@ -13,21 +13,26 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+from underway.api.cel.authorizer import deciding
 from underway.api.objects import Object, deleting, name_of, namespace_of
+from underway.api.patches import copy_json
 from underway.base.clock import Clock, rfc3339
 from underway.base.errors import Cause, Forbidden
 from underway.server import crds
 from underway.server.addresses import Addresses, Release
-from underway.server.admission import nodes
+from underway.server.admission import nodes, typecheck
+from underway.server.admission.classes import Classes
 from underway.server.admission.limits import LimitRanger
+from underway.server.admission.mutating import MutatingPolicies, Round
 from underway.server.admission.pods import PRIORITY_CLASSES, PodDefaults
-from underway.server.admission.policies import Policies
+from underway.server.admission.policies import ValidatingPolicies
 from underway.server.admission.quota import Quotas
 from underway.server.admission.security import PodSecurity
 from underway.server.admission.webhooks import Webhooks
 from underway.server.admission.write import CREATE, DELETE, Write
 from underway.server.call import not_found, refused
 from underway.server.catalog import Catalog
+from underway.server.evaluating import Evaluations
 from underway.server.rbac import Rbac
 from underway.server.store import Key, Store
 
@@ -52,20 +57,24 @@ class Admission:
         self.addresses = Addresses(service_cidr)
         self._pods = PodDefaults(store)
         self._limits = LimitRanger(store)
+        self._classes = Classes(store, rbac)
         self._security = PodSecurity(store)
         self.quotas = Quotas(store)
-        self._webhooks = Webhooks(store, catalog)
-        self._policies = Policies(store, catalog)
+        self.evaluations = Evaluations()
+        self._webhooks = Webhooks(store, catalog, self.evaluations)
+        self._policies = ValidatingPolicies(store, catalog)
+        self._mutating = MutatingPolicies(store, catalog)
 
     async def aclose(self) -> None:
-        """Close the connections to webhooks."""
+        """Close the connections to webhooks, and end the process that evaluates."""
+        await self.evaluations.aclose()
         await self._webhooks.aclose()
 
     async def mutate(self, write: Write, complete: Callable[[Object], None]) -> bool:
         """Complete ``write.new`` in place; ``complete`` fills in its kind's defaults.
 
         Returns:
-            Whether webhooks changed it.
+            Whether policies or webhooks changed it.
 
         Raises:
             Forbidden: it is refused.
@@ -73,10 +82,31 @@ class Admission:
             InternalError: a webhook that must be heard could not be asked.
         """
         self._fill(write)
-        changed = await self._webhooks.mutate(write, complete)
-        if changed:
+        with deciding(self._rbac.decide):
+            first = await self._apply_policies(write, complete)
+            if await self._webhooks.mutate(write, complete):
+                first.changes += 1
+            if not first.changes:
+                return False
             self._fill(write)
-        return changed
+            if (await self._apply_policies(write, complete, first)).changes:
+                self._fill(write)
+        return True
+
+    async def _apply_policies(
+        self, write: Write, complete: Callable[[Object], None], last: Round | None = None
+    ) -> Round:
+        """One pass over the mutating policies; from the start again after a conversion."""
+        assert write.new is not None
+        before = copy_json(write.new) if self._mutating.any() else None
+
+        def work() -> Round:
+            if before is not None and write.new is not None:
+                write.new.clear()
+                write.new.update(copy_json(before))
+            return self._mutating.mutate(write, complete, last)
+
+        return await self.evaluations.run(work) if before is not None else Round()
 
     def _fill(self, write: Write) -> None:
         """The plugins that only need the cluster's state; twice is the same as once."""
@@ -86,6 +116,8 @@ class Admission:
             if served.resource.namespaced:
                 self._namespace_open(write)
             nodes.check_create(write)
+            nodes.taint(write)
+            self._classes.fill(write)
             if served.storage == "pods":
                 self._pods.fill(served, new)
                 self._limits.fill(write)
@@ -105,8 +137,9 @@ class Admission:
             self._security.check(write)
             if not write.subresource:
                 self._check_whole(write)
-        self._policies.validate(write)
-        await self._webhooks.validate(write)
+        with deciding(self._rbac.decide):
+            await self.evaluations.run(lambda: self._policies.validate(write))
+            await self._webhooks.validate(write)
 
     def settle(self, write: Write) -> None:
         """The last word, after which nothing is waited for until the write is stored.
@@ -133,6 +166,9 @@ class Admission:
         if write.served.storage == crds.STORAGE and not write.subresource:
             assert write.new is not None
             crds.establish(write.new, write.old, self._catalog, rfc3339(self._clock.now()))
+        if write.served.storage == typecheck.POLICIES and not write.subresource:
+            assert write.new is not None
+            write.new["status"] = typecheck.status(write.new, self._catalog)
 
     # -- validating plugins ----------------------------------------------------------------
 
@@ -140,6 +176,7 @@ class Admission:
         storage, new = write.served.storage, write.new
         assert new is not None
         self._limits.check(write)
+        self._classes.check(write)
         if storage.endswith(_RBAC):
             self._check_rbac(write)
         elif storage == PRIORITY_CLASSES:

@@ -7,10 +7,12 @@ Source: Kubernetes "Dynamic Admission Control", matchConditions; apiserver
 from __future__ import annotations
 
 from underway.api.cel import EvaluationError, compile_expression
+from underway.api.cel.authorizer import authorizer_of
 from underway.api.kinds.registration import CONDITION_VARIABLES
 from underway.api.objects import Object
 from underway.base.errors import Forbidden
 from underway.server.admission.hooks import Hook
+from underway.server.admission.policy import asked
 from underway.server.admission.write import Write
 from underway.server.call import refused
 
@@ -29,6 +31,7 @@ def hold(hook: Hook, request: Object, write: Write) -> bool:
     values = {
         "object": request["object"],
         "oldObject": request["oldObject"],
+        "authorizer": authorizer_of(write.user.info(), asked(write)),
         "request": {k: v for k, v in request.items() if k not in ("object", "oldObject", "uid")},
     }
     undecided = ""

@@ -24,7 +24,9 @@ from underway.server.admission import conditions
 from underway.server.admission.hooks import MUTATING, VALIDATING, Hook, Hooks, Match
 from underway.server.admission.write import Write
 from underway.server.catalog import Catalog, Served
+from underway.server.evaluating import Evaluations
 from underway.server.store import Key, Store
+from underway.server.versions import converted
 from underway.transport import pki
 from underway.transport.client import HttpTransport
 from underway.wire.http import Request
@@ -60,7 +62,8 @@ class _CallFailed(Exception):  # becomes an InternalError, or is forgiven
 class Webhooks:
     """Asks the cluster's webhooks. One connection pool each, closed by ``aclose``."""
 
-    def __init__(self, store: Store, catalog: Catalog) -> None:
+    def __init__(self, store: Store, catalog: Catalog, evaluations: Evaluations) -> None:
+        self._evaluations = evaluations
         self._store = store
         self._hooks = Hooks(store, catalog)
         self._transports: dict[tuple[str, str, str], HttpTransport] = {}
@@ -114,7 +117,7 @@ class Webhooks:
         if not patch or write.new is None:
             return False
         try:
-            changed = self._patched(match, write, answer or {}, patch)
+            changed = await self._patched(match, write, answer or {}, patch)
             complete(changed)
         except (UnderwayError, _CallFailed) as error:
             self._forgive(match.hook, error)
@@ -125,7 +128,7 @@ class Webhooks:
         write.new.update(changed)
         return True
 
-    def _patched(self, match: Match, write: Write, answer: Object, patch: Any) -> Object:
+    async def _patched(self, match: Match, write: Write, answer: Object, patch: Any) -> Object:
         name = match.hook.name
         if answer.get("patchType") != "JSONPatch":
             raise _CallFailed(f'webhook "{name}" returned patchType {answer.get("patchType")!r}')
@@ -134,8 +137,11 @@ class Webhooks:
         except (ValueError, binascii.Error, TypeError) as error:
             raise _CallFailed(f'webhook "{name}" returned a patch that is no JSON') from error
         assert write.new is not None
-        shown = json_patch(_shown(match.shown, write.new), operations)
-        changed = match.shown.to_stored(shown) if match.shown.to_stored else shown
+        new, convert = write.new, match.shown.to_stored
+        if write.served.hub:
+            convert = write.served.to_shown
+        shown = json_patch(await converted(lambda: _shown(match.shown, new)), operations)
+        changed = await converted(lambda: convert(shown)) if convert else shown
         for field in ("name", "namespace", "uid"):
             if meta(changed).get(field) != meta(write.new).get(field):
                 raise _CallFailed(f'webhook "{name}" changed metadata.{field}')
@@ -170,8 +176,8 @@ class Webhooks:
     async def _ask(self, match: Match, write: Write) -> Object | None:
         """The webhook's answer; None where it has nothing to say, or that is forgiven."""
         hook = match.hook
-        request = _request(match, write)
-        if not conditions.hold(hook, request, write):
+        request = await converted(lambda: _request(match, write))
+        if not await self._evaluations.run(lambda: conditions.hold(hook, request, write)):
             return None
         if write.dry_run and hook.spec.get("sideEffects") not in ("None", "NoneOnDryRun"):
             raise BadRequest(f'admission webhook "{hook.name}" does not support dry run')

@@ -17,7 +17,7 @@ class Write:
 
     ``new`` and ``old`` are in the stored shape; a creation has no ``old``, a deletion no ``new``.
     Plugins change ``new`` in place. ``options`` are the request's CreateOptions, UpdateOptions,
-    PatchOptions or DeleteOptions.
+    PatchOptions or DeleteOptions; ``annotations`` go into the audit log.
     """
 
     served: Served
@@ -29,6 +29,7 @@ class Write:
     dry_run: bool = False
     options: Object = field(default_factory=dict)
     warnings: list[str] = field(default_factory=list)
+    annotations: dict[str, str] = field(default_factory=dict)
 
     @property
     def subject(self) -> Object:
