@@ -12,7 +12,7 @@ from underway.api.fitting import fits
 POD = {
     "apiVersion": "v1",
     "kind": "Pod",
-    "metadata": {"name": "a", "labels": {"x": "y"}, "creationTimestamp": None},
+    "metadata": {"name": "a", "labels": {"x": "y"}, "creationTimestamp": "2026-02-28T00:00:00Z"},
     "spec": {
         "containers": [
             {
@@ -92,3 +92,29 @@ def test_every_field_a_schema_names_may_be_null(kind):
 
 def test_custom_types_are_left_to_their_schema():
     assert not fits(schemas.from_openapi({"type": "object"}), {})
+
+
+@settings(max_examples=300, deadline=None)
+@given(st.text(alphabet="aB9=+/-_\n é", max_size=9))
+def test_bytes_that_fit_are_base64(text):
+    secret = {"apiVersion": "v1", "kind": "Secret", "data": {"k": text}}
+    if fits(kind_of(secret), secret):
+        assert not refused(kind_of(secret), secret)
+
+
+@pytest.mark.parametrize(
+    ("time", "fitting"),
+    [
+        ("2026-02-28T23:59:59Z", True),
+        ("2026-12-31T00:00:00.000001Z", True),
+        ("2026-01-01T00:00:00Z\n", False),
+        ("2026-02-30T00:00:00Z", False),
+        ("2026-01-01T24:00:00Z", False),
+        ("0000-01-01T00:00:00Z", False),
+        ("\u0662026-01-01T00:00:00Z", False),
+    ],
+)
+def test_times_as_kubernetes_writes_them_fit(time, fitting):
+    obj = {**POD, "metadata": {"creationTimestamp": time}}
+    assert fits(kind_of(POD), obj) is fitting
+    assert not (fitting and refused(kind_of(POD), obj))

@@ -8,13 +8,23 @@ which name what is wrong.
 from __future__ import annotations
 
 from functools import cache
-from typing import Any
+from typing import Annotated, Any
 
 import msgspec
 
 from underway.api.schema import Schema
 
-_SCALARS: dict[str, Any] = {"string": str, "integer": int, "number": float, "boolean": bool}
+# A part of what RFC 3339 allows, and so of what ``validate`` does: the form Kubernetes writes.
+_TIME = (
+    r"\A[1-9][0-9]{3}-((0[13578]|1[02])-(0[1-9]|[12][0-9]|3[01])|(0[469]|11)-(0[1-9]|[12][0-9]|30)"
+    r"|02-(0[1-9]|1[0-9]|2[0-8]))T([01][0-9]|2[0-3]):[0-5][0-9]:[0-5][0-9](\.[0-9]+)?Z\Z"
+)
+_TEXTS: dict[str, Any] = {
+    "": str,
+    "byte": bytes,
+    "date-time": Annotated[str, msgspec.Meta(pattern=_TIME)],
+}
+_SCALARS: dict[str, Any] = {"integer": int, "number": float, "boolean": bool}
 
 
 class _Recursive(Exception):
@@ -46,6 +56,9 @@ def _of(schema: Schema, above: tuple[str, ...]) -> Any:
     if schema.int_or_string:
         quantity = schema.node.get("format") == "quantity"
         return int | float | str | None if quantity else int | str | None
+    if schema.type == "string":
+        text = _TEXTS.get(str(schema.node.get("format") or ""))
+        return None if text is None else text | None
     if schema.type in _SCALARS:
         return _SCALARS[schema.type] | None
     if schema.type == "array" and schema.items is not None:

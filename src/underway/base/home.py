@@ -97,6 +97,16 @@ class Home:
         return self.root / "node"
 
     @property
+    def scan(self) -> Path:
+        """Indexed layers and advisories."""
+        return self.root / "scan"
+
+    @property
+    def volumes(self) -> Path:
+        """The directories that are PersistentVolumes."""
+        return self.root / "volumes"
+
+    @property
     def run(self) -> Path:
         """Sockets, locks and pid files; worthless after a reboot."""
         return self.root / "run"

@@ -74,6 +74,18 @@ def unpack(stream: Readable, root: Path) -> int:
         BadRequest: the stream is no tar, or an entry leads out of the layer.
     """
     writer = _Writer(root)
+    for info, archive in entries(stream):
+        writer.add(info, archive)
+    writer.finish()
+    return writer.size_bytes
+
+
+def entries(stream: Readable) -> Iterator[tuple[tarfile.TarInfo, tarfile.TarFile]]:
+    """A layer's entries as they come by; ``contents`` reads one before the next is asked for.
+
+    Raises:
+        BadRequest: the stream is no tar, or has too many entries.
+    """
     try:
         with tarfile.open(
             fileobj=cast("IO[bytes]", stream),  # this mode only ever reads
@@ -85,13 +97,11 @@ def unpack(stream: Readable, root: Path) -> int:
             for count, info in enumerate(archive):
                 if count > ENTRIES_MAX:
                     raise BadRequest(f"the layer has more than {ENTRIES_MAX} entries")
-                writer.add(info, archive)
+                yield info, archive
                 # The archive would keep every header in memory.
                 archive.members = []  # type: ignore[attr-defined]  # typeshed lacks it
     except tarfile.TarError as error:
         raise BadRequest(f"the layer is not a readable tar archive: {error}") from error
-    writer.finish()
-    return writer.size_bytes
 
 
 class _Writer:
@@ -106,7 +116,7 @@ class _Writer:
 
     def add(self, info: tarfile.TarInfo, archive: tarfile.TarFile) -> None:
         """Place one entry."""
-        path = _clean(info.name)
+        path = clean_path(info.name)
         if not path:
             if not info.isdir():
                 raise BadRequest("the layer's root is not a directory")
@@ -178,7 +188,7 @@ class _Writer:
             self._whiteouts.add(path)
 
     def _hard_link(self, info: tarfile.TarInfo, full: str) -> None:
-        target = _clean(info.linkname)
+        target = clean_path(info.linkname)
         if target not in self._others:
             raise BadRequest(f"the layer links {info.name} to {info.linkname}, which it lacks")
         os.link(f"{self._root}/{target}", full, follow_symlinks=False)
@@ -201,7 +211,7 @@ class _Writer:
     def _regular(self, info: tarfile.TarInfo, archive: tarfile.TarFile, full: str) -> None:
         descriptor = os.open(full, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
         try:
-            for chunk in _contents(info, archive):
+            for chunk in contents(info, archive):
                 os.write(descriptor, chunk)
                 self.size_bytes += len(chunk)
         finally:
@@ -225,8 +235,12 @@ class _Writer:
             os.utime(full, ns=(mtime_ns, mtime_ns), follow_symlinks=False)
 
 
-def _contents(info: tarfile.TarInfo, archive: tarfile.TarFile) -> Iterator[bytes]:
-    """A file's bytes; straight from the stream, which stands there, unless it has holes."""
+def contents(info: tarfile.TarInfo, archive: tarfile.TarFile) -> Iterator[bytes]:
+    """A file's bytes; straight from the stream, which stands there, unless it has holes.
+
+    Raises:
+        BadRequest: the stream ends within the file.
+    """
     if info.issparse():
         source = archive.extractfile(info)
         while source is not None and (chunk := source.read(CHUNK_BYTES)):
@@ -237,12 +251,12 @@ def _contents(info: tarfile.TarInfo, archive: tarfile.TarFile) -> Iterator[bytes
     while left:
         chunk = stream.read(min(CHUNK_BYTES, left))
         if not chunk:
-            raise tarfile.ReadError("unexpected end of data")
+            raise BadRequest("the layer is not a readable tar archive: it ends within a file")
         left -= len(chunk)
         yield chunk
 
 
-def _clean(name: str) -> str:
+def clean_path(name: str) -> str:
     """An entry's path without leading ``./`` and ``/``; empty for the root itself."""
     if len(name) > PATH_BYTES_MAX or "\0" in name:
         raise BadRequest("the layer has an entry whose name is too long or holds a zero byte")

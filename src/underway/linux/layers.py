@@ -112,7 +112,7 @@ class LayerStore:
                 return self.path(diff_id)
             with self.scratch() as scratch:
                 tree = scratch.upper
-                stream = _Stream(_ahead(decompressed(chunks, media_type)))
+                stream = TarStream(_ahead(decompressed(chunks, media_type)))
                 try:
                     layer_tar.unpack(stream, tree)
                 except OSError as error:
@@ -298,7 +298,7 @@ def _inflate(chunks: Iterable[bytes]) -> Iterator[bytes]:
 
 def _unzstd(chunks: Iterable[bytes]) -> Iterator[bytes]:
     reader = zstandard.ZstdDecompressor(max_window_size=1 << 27).stream_reader(
-        cast("IO[bytes]", _Stream(iter(chunks))), read_across_frames=True
+        cast("IO[bytes]", TarStream(iter(chunks))), read_across_frames=True
     )
     try:
         while chunk := reader.read(CHUNK_BYTES):
@@ -318,7 +318,7 @@ def _ahead(chunks: Iterator[bytes]) -> Iterator[bytes]:
             yield chunk
 
 
-class _Stream:
+class TarStream:
     """Chunks as a file to read, hashed and bounded on the way."""
 
     def __init__(self, chunks: Iterator[bytes]) -> None:

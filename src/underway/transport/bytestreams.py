@@ -53,9 +53,14 @@ class SocketStream:
 
 
 async def dial(
-    host: str, port: int, tls: ssl.SSLContext | None = None, *, timeout_s: float = 10.0
+    host: str,
+    port: int,
+    tls: ssl.SSLContext | None = None,
+    *,
+    server_name: str = "",
+    timeout_s: float = 10.0,
 ) -> SocketStream:
-    """Connect to ``host:port``.
+    """Connect to ``host:port``; its certificate must name ``server_name``, or else ``host``.
 
     Raises:
         ServiceUnavailable: nothing answers there, or its certificate is not trusted.
@@ -63,7 +68,11 @@ async def dial(
     try:
         async with asyncio.timeout(timeout_s):
             reader, writer = await asyncio.open_connection(
-                host, port, ssl=tls, limit=4 * CHUNK_BYTES
+                host,
+                port,
+                ssl=tls,
+                server_hostname=server_name or None if tls else None,
+                limit=4 * CHUNK_BYTES,
             )
     except TimeoutError as error:
         raise ServiceUnavailable(

@@ -1,8 +1,8 @@
 """The HTTP front: a handler behind a listening socket.
 
 ``serve`` opens the socket and returns its ``Server``, which owns every connection's task. HTTP/1.1
-lives in ``http1``; another version is another protocol class over the same ``Owner`` and
-``answers.answer``, chosen by what the TLS handshake negotiated.
+lives in ``http1``, HTTP/2 in ``http2``, both over the same ``Owner`` and ``answers.answer``; the
+TLS handshake chooses.
 """
 
 from __future__ import annotations
@@ -12,6 +12,8 @@ import errno
 import logging
 import socket
 import ssl
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from types import TracebackType
 from typing import Self
@@ -20,7 +22,7 @@ from underway.base.clock import Clock, SystemClock
 from underway.base.errors import Conflict, Forbidden, ServiceUnavailable, UnderwayError
 from underway.base.ports import holder_of
 from underway.base.threads import run_blocking
-from underway.transport.http1 import Connection, http_date
+from underway.transport.http1 import Connection, Served, http_date
 from underway.transport.limits import Limits
 from underway.wire.http import Handler
 
@@ -48,7 +50,7 @@ class Server:
         self.port = 0
         self.address = ""
         self._group = asyncio.TaskGroup()
-        self._tasks: dict[Connection, asyncio.Task[None]] = {}
+        self._tasks: dict[Served, asyncio.Task[None]] = {}
         self._listener: asyncio.AbstractServer | None = None
         self._sweeper: asyncio.Task[None] | None = None
         self._closing = False
@@ -89,7 +91,7 @@ class Server:
 
     # -- what connections ask of their server (http1.Owner) --------------------------------
 
-    def opened(self, connection: Connection) -> bool:
+    def opened(self, connection: Served) -> bool:
         """Take the connection in and run it; False when there are too many."""
         if self._closing or len(self._tasks) >= self.limits.connections:
             return False
@@ -112,19 +114,24 @@ class Server:
             await self.clock.sleep(_SWEEP_S)
 
     async def start(
-        self, host: str, port: int, tls: ssl.SSLContext | None, unix_path: Path | None
+        self,
+        host: str,
+        port: int,
+        tls: ssl.SSLContext | None,
+        unix_path: Path | None,
+        protocol: Callable[[], asyncio.Protocol],
     ) -> None:
         """Listen; raises OSError."""
         loop = asyncio.get_running_loop()
         self._date = http_date(self.clock.now().timestamp())
         if unix_path is not None:
             self._listener = await loop.create_unix_server(
-                self._connection, str(unix_path), backlog=_BACKLOG
+                protocol, str(unix_path), backlog=_BACKLOG
             )
             self._unix_path, self.address = unix_path, str(unix_path)
         else:
             listener = await loop.create_server(
-                self._connection,
+                protocol,
                 host,
                 port,
                 ssl=tls,
@@ -137,8 +144,23 @@ class Server:
         await self._group.__aenter__()
         self._sweeper = self._group.create_task(self._sweep(), name="http sweeper")
 
-    def _connection(self) -> Connection:
-        return Connection(self)
+
+class _Negotiated(asyncio.Protocol):
+    """Gives its place to the protocol of the version the handshake chose."""
+
+    def __init__(self, server: Server) -> None:
+        self._server = server
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        chosen: asyncio.Protocol
+        if transport.get_extra_info("ssl_object").selected_alpn_protocol() == "h2":
+            from underway.transport.http2 import Http2Connection
+
+            chosen = Http2Connection(self._server)
+        else:
+            chosen = Connection(self._server)
+        transport.set_protocol(chosen)
+        chosen.connection_made(transport)
 
 
 async def serve(
@@ -148,10 +170,13 @@ async def serve(
     port: int = 0,
     tls: ssl.SSLContext | None = None,
     unix_path: Path | None = None,
+    http2: bool = False,
     limits: Limits | None = None,
     clock: Clock | None = None,
 ) -> Server:
     """Answer HTTP requests on ``host:port`` (0: any free port), or on a Unix socket.
+
+    With ``http2`` clients that offer it over TLS are served HTTP/2.
 
     Close the server, or use it as an async context manager, in the task that called this.
 
@@ -164,7 +189,12 @@ async def serve(
     try:
         if unix_path is not None:
             await run_blocking(_clear_stale, unix_path)
-        await server.start(host, port, tls, unix_path)
+        protocol: Callable[[], asyncio.Protocol] = partial(Connection, server)
+        if tls is not None:
+            if http2:
+                tls.set_alpn_protocols(["h2", "http/1.1"])
+            protocol = partial(_Negotiated, server)
+        await server.start(host, port, tls, unix_path, protocol)
     except OSError as error:
         raise await run_blocking(_listen_error, error, host, port, unix_path) from error
     return server

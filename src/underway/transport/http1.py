@@ -59,6 +59,26 @@ class HeadTimeout(UnderwayError):
     code = 408
 
 
+class Served(Protocol):
+    """A connection as its server sees it."""
+
+    async def run(self) -> None:
+        """Serve until the connection ends."""
+        ...
+
+    def started(self, task: asyncio.Task[None]) -> None:
+        """``task`` runs this connection from now on."""
+        ...
+
+    def drain(self) -> None:
+        """Take no further request."""
+        ...
+
+    def expire(self, now_s: float) -> None:
+        """End what is overdue."""
+        ...
+
+
 class Owner(Protocol):
     """What a connection needs of its server."""
 
@@ -66,7 +86,7 @@ class Owner(Protocol):
     limits: Limits
     clock: Clock
 
-    def opened(self, connection: Connection) -> bool:
+    def opened(self, connection: Served) -> bool:
         """Take the connection in and run it; False when there are too many."""
         ...
 
@@ -141,7 +161,7 @@ class Connection(asyncio.Protocol):
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:  # noqa: D102
         self._transport = cast(asyncio.Transport, transport)
-        self._peer = _peer_of(self._transport)
+        self._peer = peer_of(self._transport)
         self._is_tls = transport.get_extra_info("ssl_object") is not None
         # A machine that vanished without a word is found out in the end.
         self._transport.get_extra_info("socket").setsockopt(
@@ -609,7 +629,8 @@ def _head_too_large(limits: Limits) -> HeadersTooLarge:
     return HeadersTooLarge(f"the request's head is longer than {limits.header_bytes} bytes")
 
 
-def _peer_of(transport: asyncio.Transport) -> Peer:
+def peer_of(transport: asyncio.Transport) -> Peer:
+    """Who is on the other end."""
     name = transport.get_extra_info("peername")
     address = str(name[0]) if isinstance(name, tuple) else ""
     certificate: dict[str, Any] = transport.get_extra_info("peercert") or {}

@@ -33,6 +33,8 @@ _LEAF_LIFE = timedelta(days=365)
 _RENEW_BEFORE = timedelta(days=30)
 _SKEW = timedelta(minutes=5)  # clocks of clients may be behind ours
 _CA_NAME = "underway-ca"
+FRONT_PROXY_CA = "front-proxy-ca"
+FRONT_PROXY_CLIENT = "front-proxy-client"
 
 
 @dataclass(frozen=True)
@@ -75,13 +77,22 @@ def ensure_pki(
     ca_key, ca = _ensure_ca(pki, now)
     for leaf in _leaves(settings, tuple(extra_names)):
         _ensure_leaf(pki, leaf, ca_key, ca, now)
+    # An authority of its own: whoever shows a certificate of it may say who the user is.
+    proxy_key, proxy_ca = _ensure_ca(pki, now, FRONT_PROXY_CA, FRONT_PROXY_CA)
+    _ensure_leaf(pki, _Leaf(FRONT_PROXY_CLIENT, FRONT_PROXY_CLIENT), proxy_key, proxy_ca, now)
     _ensure_service_account_key(pki)
 
 
 def server_context(
-    cert: Path, key: Path, client_ca: Path | None = None, *, require_client: bool = False
+    cert: Path | bytes,
+    key: Path | bytes,
+    client_ca: Path | bytes | None = None,
+    *,
+    require_client: bool = False,
 ) -> ssl.SSLContext:
     """TLS for a server; with ``client_ca`` clients may (or must) show a certificate of it.
+
+    Each is a file or PEM text.
 
     Raises:
         BadRequest: a file is missing or no certificate or key.
@@ -112,6 +123,15 @@ def client_context(
         context.load_default_certs(ssl.Purpose.SERVER_AUTH)
     _load(context, cert, key, ca)
     return context
+
+
+def load_chain(context: ssl.SSLContext, cert: Path | bytes, key: Path | bytes) -> None:
+    """Have a context show another certificate from the next connection on.
+
+    Raises:
+        BadRequest: there is no certificate or no key of it.
+    """
+    _load(context, cert, key, None)
 
 
 def _load(
@@ -164,8 +184,10 @@ def _leaves(settings: Settings, extra_names: tuple[str, ...]) -> list[_Leaf]:
     ]
 
 
-def _ensure_ca(pki: Path, now: datetime) -> tuple[ec.EllipticCurvePrivateKey, x509.Certificate]:
-    key_file, cert_file = pki / "ca.key", pki / "ca.crt"
+def _ensure_ca(
+    pki: Path, now: datetime, file: str = "ca", common_name: str = _CA_NAME
+) -> tuple[ec.EllipticCurvePrivateKey, x509.Certificate]:
+    key_file, cert_file = pki / f"{file}.key", pki / f"{file}.crt"
     if key_file.exists():
         found = _read_key(key_file)
         if not isinstance(found, ec.EllipticCurvePrivateKey):
@@ -179,7 +201,7 @@ def _ensure_ca(pki: Path, now: datetime) -> tuple[ec.EllipticCurvePrivateKey, x5
         own = cert.public_key() == key.public_key()
         if own and cert.not_valid_after_utc - now > _RENEW_BEFORE:
             return key, cert
-    name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, _CA_NAME)])
+    name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, common_name)])
     public = key.public_key()
     cert = (
         _builder(name, name, public, now, _CA_LIFE)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import ssl
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Self
 
 import httptools
@@ -42,20 +42,25 @@ async def tunnel(
     path: str,
     query: str = "",
     headers: Mapping[str, str] | None = None,
+    *,
+    server_name: str = "",
+    repeated: Sequence[tuple[str, str]] = (),
 ) -> Response:
     """Send ``request`` to ``url_host:port`` as a request for ``path?query`` and return the answer.
 
-    The user's own credentials are left out; ``headers`` are added. Status 101 becomes a response
-    whose upgrade joins the two connections; any other body is streamed.
+    The user's own credentials are left out; ``headers`` are added, and ``repeated`` as lines of
+    their own. ``server_name`` is whom the server's certificate must name, if not its host. Status
+    101 becomes a response whose upgrade joins the two connections; any other body is streamed.
 
     Raises:
         ServiceUnavailable: the server cannot be reached or breaks off before its answer's head.
         RequestTimeout: no answer within a minute.
     """
     body = await request.read()
-    upstream = await dial(url_host, port, tls)
+    upstream = await dial(url_host, port, tls, server_name=server_name)
+    authority = f"{server_name or url_host}:{port}"
     try:
-        await upstream.write(_head(request, f"{url_host}:{port}", path, query, headers, body))
+        await upstream.write(_head(request, authority, path, query, headers, repeated, body))
         answer = _Answer(upstream, f"{url_host}:{port}")
         try:
             async with asyncio.timeout(_HEAD_TIMEOUT_S):
@@ -91,6 +96,7 @@ def _head(
     path: str,
     query: str,
     headers: Mapping[str, str] | None,
+    repeated: Sequence[tuple[str, str]],
     body: bytes,
 ) -> bytes:
     fields = {k: v for k, v in request.headers.items() if k not in _NOT_PASSED}
@@ -102,6 +108,7 @@ def _head(
         fields["content-length"] = str(len(body))
     target = f"{path}?{query}" if query else path
     lines = [f"{request.method} {target} HTTP/1.1", *(f"{k}: {v}" for k, v in fields.items())]
+    lines += [f"{name}: {value}" for name, value in repeated]
     if any("\r" in line or "\n" in line for line in lines):
         raise ValueError("line break in a request's head")
     return "\r\n".join([*lines, "", ""]).encode("latin-1") + body

@@ -64,6 +64,7 @@ async def _report(manager: Manager, pod: Object, outcome: str, number: int) -> N
     pod["status"] = {
         **status,
         "phase": phase,
+        "startTime": now,
         "podIP": address,
         "podIPs": [{"ip": address}],
         "conditions": [*kept, condition],

@@ -110,3 +110,40 @@ def test_an_update_replaces_no_more_than_may_be_unavailable():
     pods = [pod(f"p{n}", node=f"n{n}", labels={daemonset.REVISION: "v1"}) for n in range(4)]
     owner = make_daemons(updateStrategy={"rollingUpdate": {"maxUnavailable": 2}})
     assert len(daemonset.plan(owner, nodes, pods, "v2", NOW).delete) == 2
+
+
+@given(st.randoms(use_true_random=False), st.integers(1, 4), st.sets(st.integers(0, 4)))
+def test_a_surging_update_never_leaves_a_node_unserved(random, surge, broken):
+    nodes = [node(f"n{n}") for n in range(5)]
+    owner = make_daemons(updateStrategy={"rollingUpdate": {"maxSurge": surge, "maxUnavailable": 0}})
+
+    def daemon(name: str, where: str, revision: str, *, ready: bool) -> dict:
+        return pod(name, node=where, labels={daemonset.REVISION: revision}, ready=ready)
+
+    pods = {f"old{n}": daemon(f"old{n}", f"n{n}", "v1", ready=n not in broken) for n in range(5)}
+    for step in range(60):
+        plan = daemonset.plan(owner, nodes, list(pods.values()), "v2", NOW)
+        starting = [name for name, each in pods.items() if name.startswith("new")]
+        if not plan.create and not plan.delete and len(starting) == len(pods) == 5:
+            break
+        serving = {daemonset.target_of(p) for p in pods.values() if daemonset.is_ready(p)}
+        for each in plan.delete:
+            del pods[name_of(each)]
+        still = {daemonset.target_of(p) for p in pods.values() if daemonset.is_ready(p)}
+        assert still == serving
+        for where in plan.create:
+            name = f"new{step}{where}"
+            pods[name] = daemon(name, where, "v2", ready=False)
+        both = [
+            where
+            for where in {daemonset.target_of(p) for p in pods.values()}
+            if where[1:] not in {str(n) for n in broken}
+            and sum(daemonset.target_of(p) == where for p in pods.values()) > 1
+        ]
+        assert len(both) <= surge
+        for name in starting:
+            if name in pods and random.random() < 0.5:
+                where = daemonset.target_of(pods[name])
+                pods[name] = daemon(name, where, "v2", ready=True)
+    assert len(pods) == 5
+    assert all(each["metadata"]["labels"][daemonset.REVISION] == "v2" for each in pods.values())

@@ -18,6 +18,7 @@ class Kind(enum.StrEnum):
     INIT = "init"
     SIDECAR = "sidecar"
     APP = "app"
+    EPHEMERAL = "ephemeral"
 
 
 class ContainerRecord(msgspec.Struct, frozen=True, omit_defaults=True):
@@ -165,3 +166,9 @@ def containers_of(pod: Object) -> list[ContainerSpec]:
     ]
     found += [ContainerSpec(each["name"], Kind.APP, each) for each in spec.get("containers") or ()]
     return found
+
+
+def ephemeral_of(pod: Object) -> list[ContainerSpec]:
+    """The containers that were added to look into the pod; they neither start again nor count."""
+    found = (pod.get("spec") or {}).get("ephemeralContainers") or ()
+    return [ContainerSpec(each["name"], Kind.EPHEMERAL, each) for each in found]

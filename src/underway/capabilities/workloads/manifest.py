@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from underway.kit import Capability
+from underway.kit import Capability, Page
 
 _HERE = "underway.capabilities.workloads.controller"
+_WEB = "underway.capabilities.workloads.web"
 
 CAPABILITY = Capability(
     id="workloads",
@@ -25,7 +26,12 @@ CAPABILITY = Capability(
             "evictions",
             "podgc",
             "budgets",
+            "autoscaler",
         )
+    ),
+    pages=(
+        Page("workloads", "Workloads", f"{_WEB}.workloads:page", "Workloads"),
+        Page("pods", "Pods", f"{_WEB}.pods:page", "Workloads"),
     ),
     embedded_only=True,
 )

@@ -66,6 +66,7 @@ class Launch:
     mounts: Sequence[oci_spec.Mount] = ()
     netns: str = ""
     ipcns: str = ""
+    pidns: str = ""
 
 
 class Containers:
@@ -275,6 +276,7 @@ class Containers:
             cgroups_path=self._layout.cgroup(record.pod_uid, record.id),
             netns=launch.netns,
             ipcns=launch.ipcns,
+            pidns=launch.pidns,
             bounding=bounding_capabilities(),
             oom_score_adj=limits.oom_score(
                 launch.pod, spec, self._node_memory_bytes, oom_score_floor()

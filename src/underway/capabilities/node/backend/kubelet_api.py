@@ -10,8 +10,8 @@ from collections.abc import Awaitable, Callable
 from datetime import timedelta
 from typing import Any, Protocol
 
-from underway.api.objects import Object, name_of, namespace_of, uid_of
-from underway.base.clock import Clock, parse_rfc3339, rfc3339
+from underway.api.objects import Object, name_of, namespace_of
+from underway.base.clock import Clock, parse_rfc3339
 from underway.base.errors import (
     BadRequest,
     Forbidden,
@@ -27,12 +27,14 @@ from underway.capabilities.node.backend.containers import Containers
 from underway.capabilities.node.backend.exits import ExitWatch
 from underway.capabilities.node.backend.layout import Layout
 from underway.capabilities.node.backend.log_files import LogOptions
+from underway.capabilities.node.backend.statistics import Statistics
 from underway.capabilities.node.model import ContainerRecord
-from underway.linux.cgroups import Cgroups
+from underway.capabilities.node.rules.statistics import NodeUse, exposition, summary
 from underway.transport.streams import port_forward, remote_command
 from underway.wire.http import Request, Response, json_response
 
 ADMINISTRATORS = "system:masters"
+_METRICS = {"content-type": "text/plain; version=0.0.4; charset=utf-8"}
 _TEXT = {"content-type": "text/plain; charset=utf-8"}
 
 
@@ -83,14 +85,14 @@ class KubeletApi:
         self,
         directory: Directory,
         containers: Containers,
-        cgroups: Cgroups,
+        statistics: Statistics,
         layout: Layout,
         exits: ExitWatch,
         clock: Clock,
     ) -> None:
         self._directory = directory
         self._containers = containers
-        self._cgroups = cgroups
+        self._statistics = statistics
         self._layout = layout
         self._exits = exits
         self._clock = clock
@@ -98,6 +100,7 @@ class KubeletApi:
             "healthz": self._healthz,
             "pods": self._pods,
             "containerLogs": self._logs,
+            "metrics": self._metrics,
             "stats": self._stats,
             "exec": self._exec,
             "attach": self._attach,
@@ -174,36 +177,19 @@ class KubeletApi:
     async def _stats(self, _request: Request, rest: list[str]) -> Response:
         if rest != ["summary"]:
             raise NotFound("404 page not found")
-        return json_response(await run_blocking(self._summary))
+        return json_response(summary(await self._use()))
 
-    def _summary(self) -> dict[str, Any]:
-        now = rfc3339(self._clock.now())
-        pods = []
-        for pod in self._directory.pods():
-            uid = uid_of(pod)
-            worker = self._directory.worker(namespace_of(pod), name_of(pod))
-            stats = []
-            for container in (pod.get("spec") or {}).get("containers") or ():
-                runs = worker.runs(container["name"])
-                if not runs or not runs[-1].running:
-                    continue
-                usage = self._cgroups.usage(self._layout.cgroup(uid, runs[-1].id))
-                stats.append(
-                    {
-                        "name": container["name"],
-                        "startTime": runs[-1].started_at,
-                        "cpu": {"time": now, "usageCoreNanoSeconds": usage.cpu_ns},
-                        "memory": {
-                            "time": now,
-                            "usageBytes": usage.memory_bytes,
-                            "workingSetBytes": usage.working_set_bytes,
-                        },
-                        "process_stats": {"process_count": usage.pids},
-                    }
-                )
-            reference = {"name": name_of(pod), "namespace": namespace_of(pod), "uid": uid}
-            pods.append({"podRef": reference, "containers": stats})
-        return {"node": {"startTime": now}, "pods": pods}
+    async def _metrics(self, _request: Request, rest: list[str]) -> Response:
+        if rest != ["resource"]:
+            raise NotFound("404 page not found")
+        return Response(200, dict(_METRICS), exposition(await self._use()).encode())
+
+    async def _use(self) -> NodeUse:
+        workers = [
+            self._directory.worker(namespace_of(pod), name_of(pod))
+            for pod in self._directory.pods()
+        ]
+        return await run_blocking(self._statistics.read, workers)
 
     # -- logs ------------------------------------------------------------------------------
 
@@ -258,7 +244,11 @@ def _chosen_run(worker: Runs, container: str, *, previous: bool) -> ContainerRec
     runs = worker.runs(container)
     if not runs:
         spec = worker.pod.get("spec") or {}
-        known = [*(spec.get("initContainers") or ()), *(spec.get("containers") or ())]
+        known = [
+            each
+            for field in ("initContainers", "containers", "ephemeralContainers")
+            for each in spec.get(field) or ()
+        ]
         if not any(each["name"] == container for each in known):
             raise BadRequest(f"container {container} is not valid for pod {pod}")
         raise BadRequest(f'container "{container}" in pod "{pod}" is waiting to start')

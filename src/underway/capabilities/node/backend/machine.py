@@ -63,17 +63,18 @@ def pressure(storage: Path) -> dict[str, bool]:
     disk = shutil.disk_usage(storage)
     pids = len([entry for entry in os.listdir(_PROC) if entry.isdigit()])  # noqa: PTH208  # names only
     return {
-        "MemoryPressure": _meminfo().get("MemAvailable", 0) < 100 * 1024 * 1024,
+        "MemoryPressure": meminfo().get("MemAvailable", 0) < 100 * 1024 * 1024,
         "DiskPressure": disk.free < disk.total // 10 and disk.free < 5 * 1024**3,
         "PIDPressure": pids > int(_text(_PROC / "sys/kernel/pid_max") or 32_768) * 9 // 10,
     }
 
 
 def _memory_bytes() -> int:
-    return _meminfo().get("MemTotal", 0)
+    return meminfo().get("MemTotal", 0)
 
 
-def _meminfo() -> dict[str, int]:
+def meminfo() -> dict[str, int]:
+    """``/proc/meminfo`` in bytes."""
     found = {}
     for line in _text(_PROC / "meminfo").splitlines():
         name, _, rest = line.partition(":")

@@ -15,7 +15,7 @@ from underway.base.errors import BadRequest, InternalError, NotFound
 from underway.capabilities.node.backend.layout import Layout
 from underway.capabilities.node.rules.environment import expand
 from underway.capabilities.node.rules.oci_spec import Mount
-from underway.capabilities.node.rules.payload import Files, safe_path
+from underway.capabilities.node.rules.payload import Files, claim_name, safe_path
 from underway.linux import mounts
 
 DATA = "..data"
@@ -56,8 +56,11 @@ class Volumes:
                 result[name] = self._empty(path, source, group, mounted)
             elif source := volume.get("hostPath"):
                 result[name] = host_path(source)
-            elif source := volume.get("persistentVolumeClaim"):
-                result[name] = _claimed(source.get("claimName", ""), claims)
+            elif claim := claim_name(pod, volume):
+                result[name] = _claimed(claim, claims)
+                if group is not None and _settable(volume, claims[claim]):
+                    policy = (spec.get("securityContext") or {}).get("fsGroupChangePolicy")
+                    give_to_group(result[name], int(group), whole=policy != "OnRootMismatch")
             else:
                 kinds = sorted(set(volume) - {"name"})
                 raise BadRequest(f"volume {name}: {', '.join(kinds)} is not supported on this node")
@@ -85,6 +88,8 @@ class Volumes:
             NotFound: a mount names a volume that the pod does not have.
         """
         found = []
+        volumes = (pod.get("spec") or {}).get("volumes") or ()
+        read_only = {volume["name"] for volume in volumes if _read_only(volume)}
         for index, each in enumerate(container.get("volumeMounts") or ()):
             name = each["name"]
             if name not in paths:
@@ -97,7 +102,7 @@ class Volumes:
                 Mount(
                     str(source),
                     str(PurePosixPath("/") / each["mountPath"]),
-                    read_only=bool(each.get("readOnly")),
+                    read_only=bool(each.get("readOnly")) or name in read_only,
                     propagation=_PROPAGATION.get(each.get("mountPropagation") or "", "rprivate"),
                 )
             )
@@ -186,6 +191,8 @@ def _claimed(claim: str, claims: Mapping[str, Object]) -> Path:
     if volume is None:
         raise NotFound(f'persistentvolumeclaim "{claim}" not found or not bound')
     spec = volume.get("spec") or {}
+    if spec.get("volumeMode") == "Block":
+        raise BadRequest(f'persistentvolumeclaim "{claim}": raw block volumes are not supported')
     if source := spec.get("hostPath"):
         return host_path(source)
     if source := spec.get("local"):
@@ -193,6 +200,40 @@ def _claimed(claim: str, claims: Mapping[str, Object]) -> Path:
     raise BadRequest(
         f'persistentvolumeclaim "{claim}": only hostPath and local volumes are supported'
     )
+
+
+def _read_only(volume: Object) -> bool:
+    return bool((volume.get("persistentVolumeClaim") or {}).get("readOnly"))
+
+
+def _settable(volume: Object, persistent: Object) -> bool:
+    """Whether the pod's group is to own the files: not those of the host, nor what it only reads.
+
+    Source: Kubernetes docs, "Configure a Security Context" (fsGroup).
+    """
+    return "local" in (persistent.get("spec") or {}) and not _read_only(volume)
+
+
+def give_to_group(path: Path, group: int, *, whole: bool) -> None:
+    """Let a group read and write a volume's files, and all that are made in it.
+
+    Args:
+        path: the volume.
+        group: the group's number.
+        whole: look at every file even if the volume itself is the group's already.
+    """
+    there = path.stat()
+    if not whole and there.st_gid == group and there.st_mode & stat.S_ISGID:
+        return
+    for _root, _directories, files, descriptor in os.fwalk(path, topdown=False):
+        for name in files:
+            # Links are given away, never followed.
+            os.chown(name, -1, group, dir_fd=descriptor, follow_symlinks=False)
+            mode = os.stat(name, dir_fd=descriptor, follow_symlinks=False).st_mode
+            if stat.S_ISREG(mode):
+                os.chmod(name, stat.S_IMODE(mode) | 0o660, dir_fd=descriptor)
+        os.fchown(descriptor, -1, group)
+        os.fchmod(descriptor, stat.S_IMODE(os.fstat(descriptor).st_mode) | 0o2770)
 
 
 def write_files(base: Path, files: Files, group: int | None) -> bool:
@@ -245,13 +286,16 @@ def _open_below(base: Path, sub: str) -> int:
     """Open a place below a directory, following no link on the way; made if it is missing."""
     flags = os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC
     descriptor = os.open(base, os.O_PATH | os.O_CLOEXEC)
+    mode = stat.S_IMODE(os.fstat(descriptor).st_mode)
     try:
         for part in PurePosixPath(sub).parts:
             try:
                 following = os.open(part, flags, dir_fd=descriptor)
             except FileNotFoundError:
-                os.mkdir(part, 0o755, dir_fd=descriptor)  # relative to a descriptor
+                # For whom the volume is, it is too, whatever this process masks out.
+                os.mkdir(part, 0o700, dir_fd=descriptor)  # relative to a descriptor
                 following = os.open(part, flags, dir_fd=descriptor)
+                Path(f"/proc/self/fd/{following}").chmod(mode)
             if stat.S_ISLNK(os.fstat(following).st_mode):
                 link = os.readlink(part, dir_fd=descriptor)  # as above
                 os.close(following)

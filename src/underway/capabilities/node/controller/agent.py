@@ -59,9 +59,14 @@ class Agent:
         Raises:
             NotFound: no such pod is on this node.
         """
-        for worker in self._workers.values():
-            if name_of(worker.pod) == name and namespace_of(worker.pod) == namespace:
-                return worker
+        found = [
+            worker
+            for worker in self._workers.values()
+            if name_of(worker.pod) == name and namespace_of(worker.pod) == namespace
+        ]
+        if found:
+            # A namesake may take a pod's place before all of that one's remains are gone.
+            return min(found, key=lambda worker: worker.is_gone)
         raise NotFound(f'pod "{name}" not found on this node')
 
     # -- running ---------------------------------------------------------------------------

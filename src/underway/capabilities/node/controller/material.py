@@ -6,7 +6,15 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 from pathlib import Path
 
-from underway.api.objects import Object, key_of, name_of, namespace_of, uid_of
+from underway.api.objects import (
+    Object,
+    controller_of,
+    deleting,
+    key_of,
+    name_of,
+    namespace_of,
+    uid_of,
+)
 from underway.api.resources import (
     CONFIGMAPS,
     PERSISTENTVOLUMECLAIMS,
@@ -17,7 +25,7 @@ from underway.api.resources import (
     Resource,
 )
 from underway.base.clock import Clock, parse_rfc3339
-from underway.base.errors import NotFound
+from underway.base.errors import BadRequest, NotFound
 from underway.capabilities.node.rules import payload
 from underway.capabilities.node.rules.environment import Sources
 from underway.capabilities.node.rules.fields import Machine
@@ -138,17 +146,26 @@ class Material:
         return found
 
     async def claims(self, pod: Object) -> dict[str, Object]:
-        """The PersistentVolume behind each claim the pod uses, for those that are bound."""
+        """The PersistentVolume behind each claim the pod uses, for those that are bound.
+
+        Raises:
+            BadRequest: a claim is being deleted, or belongs to another pod.
+        """
         found = {}
         for volume in (pod.get("spec") or {}).get("volumes") or ():
-            name = (volume.get("persistentVolumeClaim") or {}).get("claimName")
+            name = payload.claim_name(pod, volume)
             if not name:
                 continue
             try:
                 claim = await self._client.get(PERSISTENTVOLUMECLAIMS, name, namespace_of(pod))
                 bound = (claim.get("spec") or {}).get("volumeName")
-                if bound and (claim.get("status") or {}).get("phase") == "Bound":
-                    found[name] = await self._client.get(PERSISTENTVOLUMES, bound)
+                if not bound or (claim.get("status") or {}).get("phase") != "Bound":
+                    continue
+                if deleting(claim) and (pod.get("status") or {}).get("phase") != "Running":
+                    raise BadRequest(f'persistentvolumeclaim "{name}" is being deleted')
+                if volume.get("ephemeral") and not _owns(pod, claim):
+                    raise BadRequest(f'persistentvolumeclaim "{name}" is not this pod\'s own')
+                found[name] = await self._client.get(PERSISTENTVOLUMES, bound)
             except NotFound:
                 continue
         return found
@@ -171,3 +188,7 @@ class Material:
     def _api_service(self, namespace: str) -> list[Object]:
         found = self.services.get("default/kubernetes") if namespace != "default" else None
         return [found] if found else []
+
+
+def _owns(pod: Object, claim: Object) -> bool:
+    return (controller_of(claim) or {}).get("uid") == uid_of(pod)

@@ -17,6 +17,7 @@ from underway.capabilities.node.backend.kubelet_api import KubeletApi
 from underway.capabilities.node.backend.layout import Layout
 from underway.capabilities.node.backend.pulls import Pulls
 from underway.capabilities.node.backend.sandboxes import Sandboxes
+from underway.capabilities.node.backend.statistics import Statistics
 from underway.capabilities.node.backend.volumes import Volumes
 from underway.capabilities.node.controller.agent import Agent
 from underway.capabilities.node.controller.material import Material
@@ -95,7 +96,8 @@ def build(manager: Manager, home: Home) -> tuple[Agent, KubeletApi]:
         problem=lambda: agent.problem,
     )
     agent = Agent(services, layout, network, pods, registration)
-    return agent, KubeletApi(agent, containers, cgroups, layout, services.exits, manager.clock)
+    statistics = Statistics(cgroups, layout, manager.clock, settings.node_name)
+    return agent, KubeletApi(agent, containers, statistics, layout, services.exits, manager.clock)
 
 
 def _serving(home: Home, api: KubeletApi) -> Callable[[], Awaitable[None]]:

@@ -31,6 +31,7 @@ from underway.capabilities.node.model import (
     Verdict,
     Waiting,
     containers_of,
+    ephemeral_of,
 )
 from underway.capabilities.node.rules import environment, payload, status
 from underway.capabilities.node.rules import plan as rules
@@ -40,6 +41,7 @@ from underway.reconcile.events import NORMAL, WARNING
 log = logging.getLogger(__name__)
 
 COMPONENT = "kubelet"
+_FIELDS = {Kind.APP: "containers", Kind.EPHEMERAL: "ephemeralContainers"}
 MOUNT_BACKOFF_S, MOUNT_BACKOFF_MAX_S = 0.5, 120.0
 STEP_BACKOFF_S, STEP_BACKOFF_MAX_S = 1.0, 60.0
 
@@ -350,6 +352,7 @@ class PodWorker:
                 mounts=_over(self._shared, binds),
                 netns=self._shared.netns,
                 ipcns=self._shared.ipcns,
+                pidns=self._target(each),
             )
             record = await run_blocking(services.containers.start, launch)
         except (NotFound, BadRequest, ValueError) as error:
@@ -520,7 +523,7 @@ class PodWorker:
     ) -> None:
         path = ""
         if each is not None:
-            field_name = "containers" if each.kind is Kind.APP else "initContainers"
+            field_name = _FIELDS.get(each.kind, "initContainers")
             path = f"spec.{field_name}{{{each.name}}}"
         subject = {"apiVersion": "v1", "kind": "Pod", "metadata": meta(self.pod)}
         self._services.events.event(
@@ -534,10 +537,24 @@ class PodWorker:
         return key_of(namespace_of(self.pod), name_of(self.pod))
 
     def _spec(self, name: str) -> ContainerSpec:
-        for each in containers_of(self.pod):
+        for each in (*containers_of(self.pod), *ephemeral_of(self.pod)):
             if each.name == name:
                 return each
         raise NotFound(f"pod {self._key} has no container {name}")
+
+    def _target(self, each: ContainerSpec) -> str:
+        """The process namespace that an ephemeral container is to share with another.
+
+        Raises:
+            BadRequest: that one does not run.
+        """
+        target = each.spec.get("targetContainerName")
+        if not target or each.kind is not Kind.EPHEMERAL:
+            return ""
+        runs = self.runs(target)
+        if not runs or not runs[-1].running:
+            raise BadRequest(f"target container {target} is not running")
+        return f"/proc/{runs[-1].pid}/ns/pid"
 
     def _record(self, name: str, container_id: str) -> ContainerRecord:
         return next(run for run in self._containers[name] if run.id == container_id)

@@ -59,6 +59,7 @@ class Runtime:
         rootfs: the mounted root file system.
         netns: path of the pod's network namespace, empty for the host's.
         ipcns: path of the pod's IPC namespace, empty for the host's.
+        pidns: path of another container's process namespace, empty for one of its own.
         bounding: the capabilities that can be given at all, as ``CAP_...``.
         oom_score_adj: see ``limits.oom_score``.
         devices: host devices for privileged containers, as OCI ``linux.devices`` entries.
@@ -68,6 +69,7 @@ class Runtime:
     cgroups_path: str
     netns: str = ""
     ipcns: str = ""
+    pidns: str = ""
     bounding: Collection[str] = ()
     oom_score_adj: int = 0
     architecture: str = "x86_64"
@@ -164,7 +166,9 @@ def configuration(
 
 def _namespaces(runtime: Runtime, *, host_pid: bool) -> list[dict[str, str]]:
     found: list[dict[str, str]] = [{"type": "mount"}, {"type": "cgroup"}]
-    if not host_pid:
+    if runtime.pidns:
+        found.append({"type": "pid", "path": runtime.pidns})
+    elif not host_pid:
         found.append({"type": "pid"})
     if runtime.netns:
         # On the host's network the host's name is the pod's: no UTS namespace of its own.

@@ -52,6 +52,13 @@ def safe_path(path: str) -> str:
     return str(PurePosixPath(*parts))
 
 
+def claim_name(pod: Object, volume: Object) -> str:
+    """The claim behind a volume, be it named or the volume's own; empty for other kinds."""
+    if volume.get("ephemeral"):
+        return f"{name_of(pod)}-{volume['name']}"
+    return str((volume.get("persistentVolumeClaim") or {}).get("claimName") or "")
+
+
 def configmap_files(configmap: Object) -> dict[str, bytes]:
     """A ConfigMap's ``data`` and ``binaryData``.
 

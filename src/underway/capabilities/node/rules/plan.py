@@ -20,6 +20,7 @@ from underway.capabilities.node.model import (
     Kind,
     Observed,
     containers_of,
+    ephemeral_of,
 )
 
 BASE_BACKOFF_S = 10
@@ -120,6 +121,9 @@ def plan(pod: Object, seen: Observed) -> Plan:
     if seen.sandbox is None:
         _unless_waiting("", PrepareSandbox(), seen, result)
         return result
+    for each in ephemeral_of(pod):
+        if seen.last(each.name) is None:
+            _start(each.name, Start(each.name, 0, 0), seen, result)
     everyone = containers_of(pod)
     if _initialize(pod, everyone, seen, result):
         for each in everyone:
@@ -183,6 +187,8 @@ def next_backoff_s(run: ContainerRecord) -> int:
 def restarts(pod: Object, each: ContainerSpec, run: ContainerRecord) -> bool:
     """Whether a container whose run ended is to be started again."""
     policy = (pod.get("spec") or {}).get("restartPolicy") or "Always"
+    if each.kind is Kind.EPHEMERAL:
+        return False
     if each.kind is Kind.SIDECAR:
         return True
     if each.kind is Kind.INIT:

@@ -25,6 +25,7 @@ from underway.capabilities.node.model import (
     Kind,
     Observed,
     containers_of,
+    ephemeral_of,
 )
 from underway.capabilities.node.rules import plan as rules
 from underway.capabilities.node.rules.limits import qos_class
@@ -49,6 +50,10 @@ def pod_status(pod: Object, seen: Observed, host_ip: str) -> Object:
     }
     if init := [statuses[e.name] for e in everyone if e.kind is not Kind.APP]:
         status["initContainerStatuses"] = init
+    if ephemeral := ephemeral_of(pod):
+        status["ephemeralContainerStatuses"] = [
+            container_status(pod, each, seen) for each in ephemeral
+        ]
     ip = seen.sandbox.ip if seen.sandbox else before.get("podIP")
     if ip:
         status |= {"podIP": ip, "podIPs": [{"ip": ip}]}
@@ -79,6 +84,8 @@ def container_status(pod: Object, each: ContainerSpec, seen: Observed) -> Object
     if each.kind is Kind.INIT:
         started = False
         ready = bool(run and run.finished and run.exit_code == 0)
+    if each.kind is Kind.EPHEMERAL:
+        ready = False
     result: Object = {
         "name": each.name,
         "state": state,

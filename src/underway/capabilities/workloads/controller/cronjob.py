@@ -45,6 +45,8 @@ class CronJobs:
         except BadRequest as error:
             self._tell(found, WARNING, "UnparseableSchedule", str(error))
             raise TerminalError(str(error)) from error
+        for warning, reason, text in plan.notes:
+            self._tell(found, WARNING if warning else NORMAL, reason, text)
         for job in plan.delete:
             with contextlib.suppress(NotFound):
                 await self._client.delete(
@@ -54,6 +56,7 @@ class CronJobs:
                     uid=uid_of(job),
                     propagation="Background",
                 )
+                self._tell(found, NORMAL, "SuccessfulDelete", f"Deleted job {name_of(job)}")
         if plan.start is not None:
             await self._start(found, rules.new_job(found, plan.start))
         await write_status(self._client, CRONJOBS, found, rules.status(found, jobs, plan.start))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable
 
 from underway.api.objects import Object, deleting, meta, name_of, namespace_of, uid_of
@@ -42,8 +43,11 @@ class NodeLifecycle:
         self._leases = manager.informer(LEASES, namespace=LEASE_NAMESPACE)
         self._pods = pods_by_node(manager)
         self._seen: dict[str, float] = {}
+        self._promised: dict[str, float] = {}
         self._zones: dict[str, dict[str, bool]] = {}
+        self._ready: Counter[str] = Counter()
         self._zone_of: dict[str, str] = {}
+        self._modes: dict[str, tuple[rules.Eviction, float]] = {}
         self._next_eviction: dict[str, float] = {}
         self.controller = Controller(
             "nodes",
@@ -65,7 +69,8 @@ class NodeLifecycle:
         if node is None or deleting(node):
             return Done()
         silent_s = self._clock.monotonic() - self._seen.get(request.name, 0.0)
-        left_s = rules.grace_s(node) - silent_s
+        # A Lease may promise less frequent signs of life than is usual.
+        left_s = max(rules.grace_s(node), self._promised.get(request.name, 0.0)) - silent_s
         lost = rules.ready_status(node) == "Unknown"
         if left_s <= 0 and not lost:
             node = await self._mark_lost(node)
@@ -135,11 +140,13 @@ class NodeLifecycle:
             return
         if old is None or _renewed(old.view) != _renewed(new.view):
             self._seen[new.meta.name] = self._clock.monotonic()
+            self._promised[new.meta.name] = _promised_s(new.view)
 
     def _on_node(self, _kind: str, old: Entry | None, new: Entry | None) -> None:
         if new is None:
             assert old is not None
             self._seen.pop(old.meta.name, None)
+            self._promised.pop(old.meta.name, None)
             self._follow(old.meta.name, None)
             return
         if old is None or rules.shows_life(old.view, new.view):
@@ -147,26 +154,28 @@ class NodeLifecycle:
         self._follow(new.meta.name, new.view)
 
     def _follow(self, name: str, node: Object | None) -> None:
-        """Keep the zones' counts, and look at every lost node again when they change."""
+        """Keep the zones' counts; look at lost nodes again when what becomes of them changes."""
         zone = self._zone_of.pop(name, "")
         before = self._zones.get(zone, {}).pop(name, None)
+        self._ready[zone] -= bool(before)
         if zone in self._zones and not self._zones[zone]:
-            del self._zones[zone]
+            del self._zones[zone], self._ready[zone]
         after = None
         if node is not None:
             zone, after = rules.zone_of(node), rules.ready_status(node) == "True"
             self._zone_of[name] = zone
             self._zones.setdefault(zone, {})[name] = after
-        if before != after:
+            self._ready[zone] += after
+        if before != after and (modes := rules.disruption(self._counts())) != self._modes:
+            self._modes = modes
             for request in self._lost():
                 self.controller.enqueue(request)
 
     def _counts(self) -> dict[str, tuple[int, int]]:
-        found: dict[str, tuple[int, int]] = {}
-        for zone, nodes in self._zones.items():
-            ready = sum(nodes.values())
-            found[zone] = (ready, len(nodes) - ready)
-        return found
+        ready = self._ready
+        return {
+            zone: (ready[zone], len(nodes) - ready[zone]) for zone, nodes in self._zones.items()
+        }
 
     def _lost(self) -> Iterable[Request]:
         return [
@@ -175,6 +184,10 @@ class NodeLifecycle:
             for name, ready in nodes.items()
             if not ready
         ]
+
+
+def _promised_s(lease: Object) -> float:
+    return float(spec_of(lease).get("leaseDurationSeconds") or 0)
 
 
 def _renewed(lease: Object) -> str:

@@ -36,14 +36,21 @@ def orphan_namespace(obj: Object) -> Iterable[str]:
     return () if controller_of(obj) else (namespace_of(obj),)
 
 
-def orphan_to_owners(owners: Informer) -> Callable[[Object], Iterable[Request]]:
-    """From an object without a controller to those whose ``spec.selector`` chooses it."""
+def orphan_to_owners(
+    owners: Informer, view: Callable[[Object], Object] = lambda owner: owner
+) -> Callable[[Object], Iterable[Request]]:
+    """From an object without a controller to those whose ``spec.selector`` chooses it.
+
+    ``view`` gives an owner with its selector in the form that workloads have.
+    """
 
     def owners_of(child: Object) -> Iterable[Request]:
         if controller_of(child):
             return
         for owner in owners.list(namespace_of(child)):
-            if selectors.from_object(spec_of(owner).get("selector")).matches(labels_of(child)):
+            if selectors.from_object(spec_of(view(owner)).get("selector")).matches(
+                labels_of(child)
+            ):
                 yield Request(namespace_of(owner), name_of(owner))
 
     return owners_of

@@ -3,8 +3,17 @@
 from __future__ import annotations
 
 import contextlib
+from collections.abc import Callable, Iterable
 
-from underway.api.objects import Object, deleting, labels_of, name_of
+from underway.api.objects import (
+    Object,
+    deleting,
+    labels_of,
+    meta,
+    name_of,
+    namespace_of,
+    object_key,
+)
 from underway.api.resources import (
     CONTROLLERREVISIONS,
     PERSISTENTVOLUMECLAIMS,
@@ -26,6 +35,7 @@ from underway.reconcile import (
     Controller,
     Done,
     Expectations,
+    Informer,
     Manager,
     Request,
     RequeueAfter,
@@ -41,6 +51,7 @@ class StatefulSets:
         self._manager = manager
         self._sets = manager.informer(STATEFULSETS)
         self._revisions = manager.informer(CONTROLLERREVISIONS)
+        self._claims = manager.informer(PERSISTENTVOLUMECLAIMS)
         self._pods = pod_informer(manager)
         self._expected = Expectations(self._pods)
         self._control = PodControl(manager, self._expected, "statefulset-controller")
@@ -60,6 +71,7 @@ class StatefulSets:
         current = str(status_of(found).get("currentRevision") or update)
         now = self._manager.clock.now()
         plan = rules.plan(found, pods, update, now)
+        await self._own_claims(found, pods)
         failure = await self._control.delete(found, plan.delete)
         failure = failure or await self._create(found, plan.create, history, current)
         await write_status(
@@ -98,6 +110,40 @@ class StatefulSets:
             with contextlib.suppress(AlreadyExists):
                 await self._manager.client.create(PERSISTENTVOLUMECLAIMS, claim)
 
+    async def _own_claims(self, found: Object, pods: list[Object]) -> None:
+        """Have claims go with their pods or the set, as its retention policy says."""
+        for pod in pods:
+            number = rules.ordinal_of(found, pod)
+            for wanted in rules.claims(found, number or 0):
+                claim = self._claims.get(object_key(wanted))
+                if claim is None or deleting(claim):
+                    continue
+                owners = rules.claim_owners(found, pod, claim)
+                if owners == list(meta(claim).get("ownerReferences") or ()):
+                    continue
+                header = {
+                    "resourceVersion": meta(claim)["resourceVersion"],
+                    "ownerReferences": owners or None,
+                }
+                await self._manager.client.patch(
+                    PERSISTENTVOLUMECLAIMS,
+                    name_of(claim),
+                    {"metadata": header},
+                    namespace_of(claim),
+                )
+
+
+def _owner_of_claim(sets: Informer) -> Callable[[Object], Iterable[Request]]:
+    """From a claim to the set whose template it may come from."""
+
+    def find(claim: Object) -> Iterable[Request]:
+        for found in sets.list(namespace_of(claim)):
+            for template in spec_of(found).get("volumeClaimTemplates") or ():
+                if name_of(claim).startswith(f"{name_of(template)}-{name_of(found)}-"):
+                    yield Request(namespace_of(found), name_of(found))
+
+    return find
+
 
 def add(manager: Manager, home: Home) -> None:  # the factory's shape
     """Run the controller."""
@@ -108,7 +154,10 @@ def add(manager: Manager, home: Home) -> None:  # the factory's shape
             reconciler.reconcile,
             primary=STATEFULSETS,
             owns=[PODS, CONTROLLERREVISIONS],
-            watches=[(PODS, orphan_to_owners(manager.informer(STATEFULSETS)))],
+            watches=[
+                (PODS, orphan_to_owners(manager.informer(STATEFULSETS))),
+                (PERSISTENTVOLUMECLAIMS, _owner_of_claim(manager.informer(STATEFULSETS))),
+            ],
             workers=2,
         )
     )

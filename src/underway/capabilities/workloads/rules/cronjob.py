@@ -22,11 +22,15 @@ MISSED_LIMIT = 100  # times passed over while nobody looked, before giving up on
 
 @dataclass(frozen=True)
 class Plan:
-    """The time to start a Job for, Jobs to delete, and when to look again."""
+    """The time to start a Job for, Jobs to delete, and when to look again.
+
+    ``notes`` are events: whether it is a warning, the reason and the message.
+    """
 
     start: datetime | None = None
     delete: tuple[Object, ...] = ()
     next_in_s: float | None = None
+    notes: tuple[tuple[bool, str, str], ...] = ()
 
 
 def plan(cronjob: Object, jobs: list[Object], now: datetime) -> Plan:
@@ -36,23 +40,50 @@ def plan(cronjob: Object, jobs: list[Object], now: datetime) -> Plan:
         BadRequest: the schedule or the time zone cannot be understood.
     """
     spec = spec_of(cronjob)
-    old = _history(cronjob, jobs)
+    old, notes = _history(cronjob, jobs), _ended(cronjob, jobs)
     if spec.get("suspend") or deleting(cronjob):
-        return Plan(delete=old)
+        return Plan(delete=old, notes=notes)
     schedule = cron.parse(spec["schedule"])
     zone = _zone(spec.get("timeZone"))
-    due = _latest_due(cronjob, schedule, now.astimezone(zone))
+    due, too_many = _latest_due(cronjob, schedule, now.astimezone(zone))
     following = schedule.after(now.astimezone(zone))
     next_in_s = (following - now).total_seconds() if following else None
     running = [job for job in jobs if not verdict_of(job)]
+    if too_many:
+        text = (
+            f"too many missed start times: {MISSED_LIMIT} or more. Set or decrease "
+            ".spec.startingDeadlineSeconds or check clock skew"
+        )
+        notes += ((True, "TooManyMissedTimes", text),)
     if due is None:
-        return Plan(delete=old, next_in_s=next_in_s)
+        return Plan(delete=old, next_in_s=next_in_s, notes=notes)
+    if any(name_of(job) == job_name(cronjob, due) for job in jobs):
+        # It was started, but that could not be written down: nothing gives way to it again.
+        return Plan(due, old, next_in_s, notes)
     policy = spec.get("concurrencyPolicy") or "Allow"
     if policy == "Forbid" and running:
-        return Plan(delete=old, next_in_s=next_in_s)
+        text = (
+            "Not starting job because prior execution is running and concurrency policy is Forbid"
+        )
+        notes += ((False, "JobAlreadyActive", text),)
+        return Plan(delete=old, next_in_s=next_in_s, notes=notes)
     if policy == "Replace":
         old += tuple(running)
-    return Plan(due, old, next_in_s)
+    return Plan(due, old, next_in_s, notes)
+
+
+def _ended(cronjob: Object, jobs: list[Object]) -> tuple[tuple[bool, str, str], ...]:
+    """What became of the Jobs that ran when the status was last written."""
+    by_uid = {uid_of(job): job for job in jobs}
+    notes: list[tuple[bool, str, str]] = []
+    for each in status_of(cronjob).get("active") or ():
+        job = by_uid.get(each.get("uid", ""))
+        if job is None:
+            notes.append((False, "MissingJob", f"Active job went missing: {each.get('name')}"))
+        elif verdict := verdict_of(job):
+            text = f"Saw completed job: {name_of(job)}, condition: {verdict}"
+            notes.append((False, "SawCompletedJob", text))
+    return tuple(notes)
 
 
 def _zone(name: str | None) -> tzinfo:
@@ -64,8 +95,10 @@ def _zone(name: str | None) -> tzinfo:
         raise BadRequest(f"timeZone {name!r} is not known on this machine") from error
 
 
-def _latest_due(cronjob: Object, schedule: cron.Schedule, now: datetime) -> datetime | None:
-    """The latest time that has come and for which no Job was started yet."""
+def _latest_due(
+    cronjob: Object, schedule: cron.Schedule, now: datetime
+) -> tuple[datetime | None, bool]:
+    """The latest time that has come without a Job, and whether too many came to be counted."""
     last = status_of(cronjob).get("lastScheduleTime") or created_at(cronjob)
     earliest = parse_rfc3339(last).astimezone(now.tzinfo)
     deadline_s = spec_of(cronjob).get("startingDeadlineSeconds")
@@ -75,14 +108,14 @@ def _latest_due(cronjob: Object, schedule: cron.Schedule, now: datetime) -> date
     for _ in range(MISSED_LIMIT):
         following = schedule.after(due or earliest)
         if following is None or following > now:
-            return due
+            return due, False
         due = following
     # Too many to count: look back only as far as the last day.
     due = None
     following = schedule.after(now - timedelta(days=1))
     while following is not None and following <= now:
         due, following = following, schedule.after(following)
-    return due
+    return due, True
 
 
 def _history(cronjob: Object, jobs: list[Object]) -> tuple[Object, ...]:
@@ -99,15 +132,20 @@ def _history(cronjob: Object, jobs: list[Object]) -> tuple[Object, ...]:
     return tuple(surplus)
 
 
+def job_name(cronjob: Object, due: datetime) -> str:
+    """The name of the Job for a scheduled time: it says the minute, so that there is only one."""
+    return f"{name_of(cronjob)}-{int(due.timestamp()) // 60}"
+
+
 def new_job(cronjob: Object, due: datetime) -> Object:
-    """The Job for a scheduled time; its name says the minute, so that there is only one."""
+    """The Job for a scheduled time."""
     template = spec_of(cronjob)["jobTemplate"]
     header = template.get("metadata") or {}
     return {
         "apiVersion": "batch/v1",
         "kind": "Job",
         "metadata": {
-            "name": f"{name_of(cronjob)}-{int(due.timestamp()) // 60}",
+            "name": job_name(cronjob, due),
             "namespace": meta(cronjob)["namespace"],
             "labels": dict(header.get("labels") or {}),
             "annotations": {**(header.get("annotations") or {}), SCHEDULED_AT: rfc3339(due)},

@@ -120,6 +120,7 @@ def plan(
     by_node: dict[str, list[Object]] = {}
     for pod in pods:
         by_node.setdefault(target_of(pod), []).append(pod)
+    surge = _surge(daemonset, nodes)
     create: list[str] = []
     delete: list[Object] = []
     for node in nodes:
@@ -130,13 +131,16 @@ def plan(
         if not may_stay(daemonset, node):
             delete += running
             continue
-        delete += running[1:]
+        delete += _spare(daemonset, running, update, now) if surge else running[1:]
         if should_run(daemonset, node) and not alive:
             create.append(name_of(node))
     for homeless in by_node.values():
         delete += [pod for pod in homeless if not deleting(pod)]
     if not delete and not create:
-        delete = _update(daemonset, nodes, pods, update, now)
+        if surge:
+            create = _surging(daemonset, nodes, pods, update, now, surge)
+        else:
+            delete = _update(daemonset, nodes, pods, update, now)
     return Plan(tuple(create), tuple(delete))
 
 
@@ -159,6 +163,58 @@ def _update(
     gone = [pod for pod in outdated if not _available(daemonset, pod, now)]
     rest = [pod for pod in outdated if _available(daemonset, pod, now)]
     return [*gone, *rest[: max(0, budget)]]
+
+
+def _surge(daemonset: Object, nodes: list[Object]) -> int:
+    """On how many nodes a new pod may run beside the old one; 0 where old ones go first."""
+    strategy = spec_of(daemonset).get("updateStrategy") or {}
+    limit = (strategy.get("rollingUpdate") or {}).get("maxSurge")
+    if strategy.get("type") == "OnDelete" or not limit:
+        return 0
+    return resolve(limit, sum(should_run(daemonset, node) for node in nodes), up=True)
+
+
+def _is_new(pod: Object, update: str) -> bool:
+    return labels_of(pod).get(REVISION) == update
+
+
+def _spare(daemonset: Object, running: list[Object], update: str, now: datetime) -> list[Object]:
+    """Pods of one node to delete while surging: an old one stays until a new one serves.
+
+    An old one that does not serve goes as soon as there is a new one.
+    """
+    new = [pod for pod in running if _is_new(pod, update)]
+    old = [pod for pod in running if not _is_new(pod, update)]
+    serves = old[:1] if old and _available(daemonset, old[0], now) else []
+    replaced = bool(new) and (_available(daemonset, new[0], now) or not serves)
+    return [*new[1:], *(old if replaced else old[1:])]
+
+
+def _surging(
+    daemonset: Object,
+    nodes: list[Object],
+    pods: list[Object],
+    update: str,
+    now: datetime,
+    surge: int,
+) -> list[str]:
+    """Nodes that get a new pod beside their old one."""
+    at_once: list[str] = []
+    later: list[str] = []
+    eligible = {name_of(node) for node in nodes if should_run(daemonset, node)}
+    by_node: dict[str, list[Object]] = {}
+    for pod in pods:
+        if not deleting(pod) and not finished(pod) and target_of(pod) in eligible:
+            by_node.setdefault(target_of(pod), []).append(pod)
+    for name, here in by_node.items():
+        old = [pod for pod in here if not _is_new(pod, update)]
+        if len(old) < len(here):
+            surge -= bool(old)
+        elif any(_available(daemonset, pod, now) for pod in old):
+            later.append(name)
+        else:
+            at_once.append(name)
+    return [*at_once, *later[: max(0, surge)]]
 
 
 def _available(daemonset: Object, pod: Object, now: datetime) -> bool:

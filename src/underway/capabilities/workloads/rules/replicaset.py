@@ -37,6 +37,14 @@ class Plan:
     delete: tuple[Object, ...] = ()
 
 
+def as_set(owner: Object) -> Object:
+    """A ReplicationController with its selector written as a ReplicaSet's; others as they are."""
+    if owner.get("kind") != "ReplicationController":
+        return owner
+    selector = {"matchLabels": spec_of(owner).get("selector") or {}}
+    return {**owner, "spec": {**spec_of(owner), "selector": selector}}
+
+
 def plan(replicaset: Object, pods: list[Object]) -> Plan:
     """What brings the pods that the ReplicaSet controls to its replica count."""
     alive = [pod for pod in pods if active(pod)]

@@ -8,7 +8,15 @@ from __future__ import annotations
 from dataclasses import dataclass
 from datetime import datetime
 
-from underway.api.objects import Object, deleting, labels_of, meta, name_of, owner_reference
+from underway.api.objects import (
+    Object,
+    deleting,
+    labels_of,
+    meta,
+    name_of,
+    owner_reference,
+    uid_of,
+)
 from underway.capabilities.workloads.model import (
     available_in_s,
     finished,
@@ -176,6 +184,22 @@ def claims(statefulset: Object, ordinal: int) -> list[Object]:
         claim = {"apiVersion": "v1", "kind": "PersistentVolumeClaim", "metadata": header}
         found.append({**claim, "spec": template["spec"]})
     return found
+
+
+def claim_owners(statefulset: Object, pod: Object, claim: Object) -> list[Object]:
+    """The owners a claim is to have, so that it goes with its pod or its set where it should.
+
+    Source: Kubernetes docs, "StatefulSets" (PersistentVolumeClaim retention).
+    """
+    policy = spec_of(statefulset).get("persistentVolumeClaimRetentionPolicy") or {}
+    uids = (uid_of(statefulset), uid_of(pod))
+    kept = [each for each in meta(claim).get("ownerReferences") or () if each["uid"] not in uids]
+    number = ordinal_of(statefulset, pod)
+    if number not in ordinals(statefulset) and policy.get("whenScaled") == "Delete":
+        return [*kept, owner_reference(pod, controller=False)]
+    if policy.get("whenDeleted") == "Delete":
+        return [*kept, owner_reference(statefulset, controller=False)]
+    return kept
 
 
 def status(

@@ -1,0 +1,1 @@
+"""The metrics API: what nodes and pods use now."""

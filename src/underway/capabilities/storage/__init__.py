@@ -1,0 +1,1 @@
+"""Persistent volumes: claims find volumes, and directories become volumes."""

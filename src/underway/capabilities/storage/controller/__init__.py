@@ -1,0 +1,1 @@
+"""Watching claims, volumes and the pods that use them."""
