@@ -15,7 +15,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from benchmarks import measure
+from benchmarks import api, measure
 from benchmarks.measure import Sample
 from underway.api.resources import PODS
 from underway.base.errors import UnderwayError
@@ -323,4 +323,5 @@ CASES: dict[str, Callable[[Bench], dict[str, Any]]] = {
     "container": container,
     "build": build,
     "idle": idle,
+    "api": api.case,
 }

@@ -30,6 +30,8 @@ import msgspec
 from underway.base.errors import NotFound
 from underway.base.home import Home, Settings
 from underway.capabilities.registry import routes
+from underway.capabilities.registry.backend.database import Cursor
+from underway.capabilities.registry.backend.hub import Hub
 from underway.transport import front, pki
 from underway.wire import oci
 
@@ -41,7 +43,8 @@ http: {{addr: "127.0.0.1:{port}", tls: {{certificate: {crt}, key: {key}}}}}
 auth: {{silly: {{realm: x, service: x}}}}
 """
 MANIFESTS = 2000  # requests of one round
-ARTIFACTS = 200
+ARTIFACTS = 400
+LISTED = 100_000
 CLIENTS = 8
 BLOB_BYTES = 128 * 1024 * 1024
 TICKS = os.sysconf("SC_CLK_TCK")
@@ -58,10 +61,11 @@ async def serve(root: Path) -> None:
     """Serve our registry on the port in the home's settings until killed."""
     home = Home(root)
     context = pki.server_context(home.pki / "apiserver.crt", home.pki / "apiserver.key")
-    handler = routes.app(home, NoPorts())  # type: ignore[arg-type]
+    hub = Hub(home)
+    handler = routes.serve(hub, NoPorts())  # type: ignore[arg-type]
     port = home.load_settings().registry_port
     async with await front.serve(handler, port=port, tls=context):
-        await asyncio.Event().wait()
+        await hub.jobs.run()
 
 
 class Connection:
@@ -142,16 +146,63 @@ def measure(pid: int, port: int, ca: Path, authorization: str, number: int) -> d
     found["blob_pull_mib_s"] = BLOB_BYTES / 2**20 / (time.perf_counter() - before)
     found["blob_pull_cpu_s"] = cpu_s(pid) - before_cpu
 
-    def push(client: int) -> None:
+    def push(client: int, repository: str) -> None:
         own = Connection(port, ca, authorization)
         for each in range(ARTIFACTS // CLIENTS):
-            own.push_artifact("bench/small", f"t{number}-{client}-{each}", os.urandom(1024))
+            tag = f"t{number}-{client}-{each}"
+            own.push_artifact(repository.format(client, each), tag, os.urandom(1024))
 
-    before = time.perf_counter()
-    with ThreadPoolExecutor(CLIENTS) as pool:
-        list(pool.map(push, range(CLIENTS)))
-    found["small_artifacts_per_s"] = ARTIFACTS / (time.perf_counter() - before)
+    for name, repository in (("one", "bench/small"), ("many", "bench/small{}-{}")):
+        before = time.perf_counter()
+        with ThreadPoolExecutor(CLIENTS) as pool:
+            list(pool.map(push, range(CLIENTS), [repository] * CLIENTS))
+        rate = ARTIFACTS / (time.perf_counter() - before)
+        found[f"artifacts_{name}_repo_per_s"] = rate
     return found
+
+
+def measure_listing(home: Home, port: int, ca: Path, authorization: str) -> dict[str, float]:
+    """Pages of a repository with 100,000 artifacts, by Harbor's API; ours alone has that."""
+    hub = Hub(home)
+    hub.storage.database.write(_fill)
+    connection, taken = Connection(port, ca, authorization), []
+    path = "/api/v2.0/projects/bench/repositories/large/artifacts?page_size=100&page={}"
+    for page in (*range(1, 101), *range(901, 1001)):
+        before = time.perf_counter()
+        assert connection.call("GET", path.format(page))[0] == 200
+        taken.append(time.perf_counter() - before)
+    taken.sort()
+    hub.database.close()
+    return {"list_p50_ms": taken[len(taken) // 2] * 1000, "list_p95_ms": taken[-10] * 1000}
+
+
+def _fill(cursor: Cursor) -> None:
+    project = cursor.one("SELECT id FROM projects WHERE name = 'bench'")
+    assert project is not None
+    sql = "INSERT INTO repositories (project_id, name, pushed) VALUES (?, 'bench/large', 1)"
+    repository = cursor.one(f"{sql} RETURNING id", project["id"])
+    assert repository is not None
+    for number in range(LISTED):
+        row = cursor.one(
+            "INSERT INTO artifacts (project_id, repository_id, digest, media_type, push_time, "
+            "annotations) VALUES (?, ?, ?, ?, ?, '{}') RETURNING id",
+            project["id"],
+            repository["id"],
+            oci.digest_of(str(number).encode()),
+            oci.MANIFEST,
+            f"2026-01-01T00:{number // 3600 % 60:02}:{number % 60:02}.{number % 1000:03}Z",
+        )
+        assert row is not None
+        cursor.run(
+            "INSERT INTO tags (repository_id, artifact_id, name) VALUES (?, ?, ?)",
+            repository["id"], row["id"], f"v{number}",
+        )  # fmt: skip
+
+
+def resident_mib(pid: int) -> float:
+    """What a process holds in memory."""
+    fields = Path(f"/proc/{pid}/statm").read_text().split()
+    return int(fields[1]) * os.sysconf("SC_PAGE_SIZE") / 2**20
 
 
 @contextlib.contextmanager
@@ -212,6 +263,7 @@ def main() -> None:
         auths = msgspec.json.decode(home.registry_auth.read_bytes())["auths"]
         (entry,) = auths.values()
         silly = "Basic " + base64.b64encode(b"a:b").decode()
+        idle = {"idle_mib": resident_mib(ours)}
         for number in range(chosen.rounds):
             for name, pid, port, authorization in (
                 ("docker-registry", peer, peer_port, silly),
@@ -219,12 +271,17 @@ def main() -> None:
             ):
                 found = measure(pid, port, home.pki / "ca.crt", authorization, number)
                 samples[name].append(found)
+        token, ca = f"Basic {entry['auth']}", home.pki / "ca.crt"
+        alone = idle | measure_listing(home, settings.registry_port, ca, token)
+        alone["after_mib"] = resident_mib(ours)
     print(f"{'':24}{'underway':>12}{'docker-registry':>18}")
     for what in samples["underway"][0]:
         medians = [statistics.median(s[what] for s in samples[name]) for name in samples]
         print(f"{what:24}{medians[0]:>12.2f}{medians[1]:>18.2f}")
+    for what, value in alone.items():
+        print(f"{what:24}{value:>12.2f}")
     if chosen.json:
-        chosen.json.write_text(json.dumps(samples, indent=1) + "\n")
+        chosen.json.write_text(json.dumps({**samples, "underway-alone": [alone]}, indent=1) + "\n")
 
 
 if __name__ == "__main__":

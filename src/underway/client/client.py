@@ -5,8 +5,9 @@ Source: Kubernetes API concepts (reference/using-api/api-concepts).
 
 from __future__ import annotations
 
+import copy
 import enum
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass
 from typing import Any
 from urllib.parse import urlencode
@@ -72,6 +73,13 @@ class Client:
     def __init__(self, handler: Handler, *, user_agent: str = "underway") -> None:
         self._handler = handler
         self._user_agent = user_agent
+        self._observe: Callable[[str, int], None] | None = None
+
+    def observed(self, observe: Callable[[str, int], None]) -> Client:
+        """The same client, which tells ``observe`` of each answer: HTTP method and status."""
+        client = copy.copy(self)
+        client._observe = observe  # noqa: SLF001  # a copy of its own kind
+        return client
 
     async def get(
         self, resource: Resource, name: str, namespace: str | None = None, *, subresource: str = ""
@@ -258,6 +266,8 @@ class Client:
             payload = body if isinstance(body, bytes) else msgspec.json.encode(body)
             headers["content-type"] = content_type
         response = await self._handler(Request(method, path, query, headers, payload))
+        if self._observe is not None:
+            self._observe(method, response.status)
         if response.status >= 400:
             raise await _error(response)
         return response

@@ -68,7 +68,7 @@ async def control_plane(
         return Response(503) if server is None else await server.handle(request)
 
     async with await front.serve(
-        handle, host=settings.bind_address, port=settings.api_port, tls=server_tls(home)
+        handle, host=settings.bind_address, port=settings.api_port, tls=server_tls(home), http2=True
     ) as listener:
         starting = ApiServer(
             home,
@@ -82,10 +82,14 @@ async def control_plane(
         try:
             client = Client(server.as_user(_CONTROLLER_USER, _MASTERS))
             manager = Manager(client, clock)
+            server.metrics_sources.append(lambda: manager.metrics.render(process=False))
             for capability in capabilities:
                 await _install_crds(client, capability)
                 for target in capability.controllers:
                     registry.load(target)(manager, home)
+                for service, target in capability.api_services.items():
+                    namespace, _, name = service.partition("/")
+                    server.serve_here(namespace, name, registry.load(target)(manager))
             yield ControlPlane(server, client, manager, listener.port)
         finally:
             await server.stop()

@@ -1,4 +1,4 @@
-"""The control-plane process: API server, controllers, and the capabilities' HTTP services."""
+"""The control-plane process: API server, controllers, the capabilities' HTTP services, console."""
 
 from __future__ import annotations
 
@@ -10,13 +10,15 @@ import uvloop
 
 from underway.api.objects import Object
 from underway.base.home import Home, Settings
+from underway.base.memory import collect_seldom
 from underway.dist import assembly, processes
+from underway.dist.web import lazy
 from underway.kit import registry
 from underway.reconcile.manager import Manager
 from underway.server.nodes import NodeConnector
 from underway.transport import front, pki
 from underway.transport.tunnel import tunnel
-from underway.wire.http import Request, Response
+from underway.wire.http import Handler, Request, Response
 
 
 def main(home: Home) -> None:
@@ -34,14 +36,20 @@ async def _run(home: Home) -> None:
         )
         context = assembly.server_tls(home)
         ports = registry.Ports(capabilities, home)
+
+        async def serve(handler: Handler, port: int) -> None:
+            host = settings.bind_address
+            server = await front.serve(handler, host=host, port=port, tls=context)
+            await stack.enter_async_context(server)
+
+        services: dict[str, Handler] = {}
         for capability in capabilities:
             for route in capability.routes:
-                handler = registry.load(route.app)(home, ports)
-                port = getattr(settings, route.port_setting)
-                await stack.enter_async_context(
-                    await front.serve(handler, host=settings.bind_address, port=port, tls=context)
-                )
+                handler = services[route.endpoint] = registry.load(route.app)(home, ports)
+                await serve(handler, getattr(settings, route.port_setting))
+        await serve(lazy.console(home, plane.server.handle, services), settings.console_port)
         processes.tell_ready()
+        collect_seldom()
         await run_until_signal(plane.manager)
 
 

@@ -16,7 +16,9 @@ from underway.base.errors import UnderwayError
 from underway.kit import registry
 
 OWN_COMMANDS: Mapping[str, str] = {
+    "api": "underway.dist.commands.api:api",
     "capability": "underway.dist.commands.capability:capability",
+    "console": "underway.dist.commands.console:console",
     "doctor": "underway.dist.commands.doctor:doctor",
     "down": "underway.dist.commands.lifecycle:down",
     "kubeconfig": "underway.dist.commands.status:kubeconfig",
@@ -27,7 +29,9 @@ OWN_COMMANDS: Mapping[str, str] = {
 }
 
 SUMMARIES: Mapping[str, str] = {
+    "api": "Decode and encode stored objects, and compare APIs.",
     "capability": "List what this installation can do.",
+    "console": "Open the web console, logged in.",
     "doctor": "Say what this machine has and lacks, and how to mend it.",
     "down": "Stop the platform.",
     "kubeconfig": "Print the administrator's kubeconfig.",

@@ -57,7 +57,7 @@ class Affected:
     ecosystem: str
     name: str
     ranges: tuple[Range, ...] = ()
-    versions: frozenset[str] = frozenset()
+    versions: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,3 +96,45 @@ class Inventory:
     packages: tuple[Package, ...] = ()
     problems: tuple[str, ...] = ()
     labels: Mapping[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class LayerIndex:
+    """What one layer tells, path by path, so that the layers above can hide it.
+
+    ``removed`` are paths it deletes from the layers below, ``opaque`` directories of which it
+    hides all that was below. ``release`` is the text of its os-release file, or empty.
+    """
+
+    packages: Mapping[str, tuple[Package, ...]] = field(default_factory=dict)
+    paths: frozenset[str] = frozenset()
+    removed: frozenset[str] = frozenset()
+    opaque: frozenset[str] = frozenset()
+    release: str = ""
+    problems: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Source:
+    """Where advisories came from. ``newest`` is the time of its youngest advisory (RFC 3339),
+    ``fingerprint`` the digest of what was imported.
+    """
+
+    name: str
+    imported_at: str
+    newest: str = ""
+    fingerprint: str = ""
+    count: int = 0
+
+
+@dataclass(frozen=True)
+class Report:
+    """What a scan found. ``status`` is complete, stale or unsupported, ``reasons`` say why."""
+
+    name: str
+    digest: str
+    inventory: Inventory
+    matches: tuple[Match, ...]
+    status: str
+    reasons: tuple[str, ...]
+    advisories_updated_at: str

@@ -30,6 +30,11 @@ _READY_TIMEOUT_S = 120.0
 @click.option(
     "--node-port", type=click.IntRange(0, 65535), help="Port of the node agent; 0 picks one."
 )
+@click.option(
+    "--console-port",
+    type=click.IntRange(0, 65535),
+    help="Port of the web console; 0 picks one, and so does 0 for another port.",
+)
 def up(detach: bool, **ports: int | None) -> None:
     """Start the platform.
 
@@ -44,7 +49,11 @@ def up(detach: bool, **ports: int | None) -> None:
     if pid := processes.running_pid(home, processes.SUPERVISOR):
         click.echo(f"The platform is already running (pid {pid}).")
         return
-    platform.prepare(home, {name: port for name, port in ports.items() if port is not None})
+    chosen = {name: port for name, port in ports.items() if port is not None}
+    if 0 in chosen.values() and not home.settings_file.exists():
+        # Whoever lets ports be picked runs several platforms: no default fits them all.
+        chosen.setdefault("console_port", 0)
+    platform.prepare(home, chosen)
     if not detach:
         click.echo("Starting; stop with Ctrl-C or `underway down`.", err=True)
         supervisor.run(home, process.names())

@@ -26,6 +26,7 @@ def endpoints(settings: Settings) -> dict[str, str]:
         for route in capability.routes:
             port = getattr(settings, route.port_setting)
             found[route.endpoint] = f"https://{settings.bind_address}:{port}"
+    found["console"] = f"https://{settings.bind_address}:{settings.console_port}"
     return found
 
 

@@ -199,6 +199,11 @@ READERS: tuple[tuple[re.Pattern[str], Reader], ...] = (
 """Which files are read, by their path below the root; Go programs are known by their content."""
 
 
+def reads(path: str) -> bool:
+    """Whether a path alone says that the file tells of packages."""
+    return any(pattern.fullmatch(path) for pattern, _ in READERS)
+
+
 def read(path: str, data: bytes) -> list[Package]:
     """The packages a file tells of; none for a file no reader is for.
 

@@ -71,7 +71,7 @@ def _affected(entry: Mapping[str, Any]) -> Affected | None:
             for each in entry.get("ranges") or ()
             if each["type"] != "GIT"
         ),
-        frozenset(entry.get("versions") or ()),
+        tuple(sorted(set(entry.get("versions") or ()))),
     )
 
 

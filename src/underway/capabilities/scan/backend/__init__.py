@@ -1,0 +1,1 @@
+"""Reading images, keeping what was indexed and the advisories."""

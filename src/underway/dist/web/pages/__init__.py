@@ -1,0 +1,1 @@
+"""The shell's own pages: home, nodes, events, and any resource the cluster serves."""
