@@ -7,7 +7,7 @@ cd "$(dirname "$0")/.."
 packages=(ca-certificates conmon git iproute2 mmdebstrap nftables python3 python3-venv runc)
 extras="."
 if [[ "${1:-}" == test ]]; then
-  packages+=(bind9-dnsutils buildah busybox-static curl skopeo)
+  packages+=(bind9-dnsutils buildah busybox-static chromium chromium-driver curl skopeo)
   extras=".[test]"
 fi
 

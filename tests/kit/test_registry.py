@@ -54,6 +54,9 @@ def targets(capability: Capability) -> list[str]:
              *capability.provides.values()]  # fmt: skip
     named += [route.app for route in capability.routes]
     named += [process.main for process in capability.processes]
+    named += [
+        target for page in capability.pages for target in (page.handler, page.summary) if target
+    ]
     named += [each for each in (capability.probe, capability.teardown) if each]
     return named
 

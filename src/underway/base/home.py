@@ -22,6 +22,9 @@ class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     api_port: int = 6443
     registry_port: int = 5000
     console_port: int = 8080
+    scanner_port: int = 6060
+    notary_port: int = 4443
+    signing_port: int = 4444
     node_port: int = 10250
     node_name: str = "underway"
     pod_cidr: str = "10.244.0.0/24"
@@ -100,6 +103,11 @@ class Home:
     def scan(self) -> Path:
         """Indexed layers and advisories."""
         return self.root / "scan"
+
+    @property
+    def signing(self) -> Path:
+        """Signing keys, trusted keys, the transparency log, TUF and Notary repositories."""
+        return self.root / "signing"
 
     @property
     def volumes(self) -> Path:

@@ -12,8 +12,9 @@ from underway.api.objects import Object
 from underway.base.home import Home, Settings
 from underway.base.memory import collect_seldom
 from underway.dist import assembly, processes
+from underway.dist.deferred import deferred
 from underway.dist.web import lazy
-from underway.kit import registry
+from underway.kit import Route, registry
 from underway.reconcile.manager import Manager
 from underway.server.nodes import NodeConnector
 from underway.transport import front, pki
@@ -45,12 +46,20 @@ async def _run(home: Home) -> None:
         services: dict[str, Handler] = {}
         for capability in capabilities:
             for route in capability.routes:
-                handler = services[route.endpoint] = registry.load(route.app)(home, ports)
+                handler = services[route.endpoint] = _service(route, home, ports)
                 await serve(handler, getattr(settings, route.port_setting))
         await serve(lazy.console(home, plane.server.handle, services), settings.console_port)
         processes.tell_ready()
         collect_seldom()
         await run_until_signal(plane.manager)
+
+
+def _service(route: Route, home: Home, ports: registry.Ports) -> Handler:
+    def make() -> Handler:
+        made: Handler = registry.load(route.app)(home, ports)
+        return made
+
+    return deferred(make) if route.lazy else make()
 
 
 async def run_until_signal(manager: Manager) -> None:

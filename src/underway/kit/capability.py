@@ -49,12 +49,32 @@ class Route:
     """An HTTP service hosted by the control-plane process on a port of its own.
 
     ``app`` is ``"module:attr"`` of ``(Home, Ports) -> Handler``. ``endpoint`` is its name in
-    ``underway status``; ``port_setting`` the field of ``Settings`` that holds the port.
+    ``underway status``; ``port_setting`` the field of ``Settings`` that holds the port. A ``lazy``
+    one is loaded with its first request: until then it takes no memory.
     """
 
     endpoint: str
     app: str
     port_setting: str
+    lazy: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Page:
+    """A part of the web console: an entry of its navigation, and all that lies below its path.
+
+    ``path`` is one word: the part answers at ``/PATH`` and below. ``title`` is the entry's text,
+    ``section`` the heading it stands under. ``handler`` is ``"module:attr"`` of a
+    ``kit.console.PageHandler``. With ``namespaced`` the picker of namespaces applies to it.
+    ``summary``, another such handler, gives what the home page shows of this part.
+    """
+
+    path: str
+    title: str
+    handler: str
+    section: str = "Platform"
+    namespaced: bool = True
+    summary: str = ""
 
 
 @dataclass(frozen=True)
@@ -72,6 +92,9 @@ class Capability:
         commands: command name -> ``"module:attr"`` of a click command.
         command_summaries: command name -> the line it has in ``underway --help``.
         routes: HTTP services.
+        api_services: ``namespace/name`` of a Service that an APIService names -> ``"module:attr"``
+            of ``(Manager) -> Handler``, which serves that API group within the control plane.
+        pages: parts of the web console.
         provides: port name (see ``kit.ports``) -> ``"module:attr"`` of ``(Home) -> port``.
         requires: names of ports that must be there before this capability starts.
         teardown: ``"module:attr"`` of ``(Home) -> None``: after the processes have ended, take
@@ -89,6 +112,8 @@ class Capability:
     commands: Mapping[str, str] = field(default_factory=dict)
     command_summaries: Mapping[str, str] = field(default_factory=dict)
     routes: tuple[Route, ...] = ()
+    api_services: Mapping[str, str] = field(default_factory=dict)
+    pages: tuple[Page, ...] = ()
     provides: Mapping[str, str] = field(default_factory=dict)
     requires: tuple[str, ...] = ()
     teardown: str = ""

@@ -21,6 +21,7 @@ from underway.capabilities.passage.controller import (
     explain_deployment,
     explain_pod,
 )
+from underway.capabilities.passage.rules import scheduling
 from underway.capabilities.passage.rules.objects import application_name
 from underway.client import Client, kubeconfig
 from underway.kit import registry
@@ -173,6 +174,8 @@ def _print_explanation(found: Object) -> None:
     click.echo(f"pod        {found['pod']} ({found['phase']} on {found['node'] or 'no node'})")
     for owner in found["owners"]:
         click.echo(f"  owned by {owner}")
+    for line in scheduling.lines(found["scheduling"]):
+        click.echo(f"  {line}")
     for container in found["containers"]:
         click.echo(f"container  {container['name']} {container['containerID']}")
         click.echo(f"  image    {container['imageID'] or container['image']}")

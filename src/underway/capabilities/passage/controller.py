@@ -43,7 +43,7 @@ from underway.capabilities.passage.model import (
     Source,
     Step,
 )
-from underway.capabilities.passage.rules import objects, rollouts
+from underway.capabilities.passage.rules import objects, rollouts, scheduling
 from underway.client import Client
 from underway.client.discovery import Discovery
 from underway.kit.ports import BuildRequest, BuildResult, FittedSource, ImageBuilder, SourceFitter
@@ -425,6 +425,7 @@ async def explain_pod(client: Client, namespace: str, name: str) -> Object:
         "labels": labels_of(pod),
         "containers": containers,
         "owners": [owner async for owner in _owners(client, pod)],
+        "scheduling": scheduling.decision(pod),
         "passage": passage,
         "agrees": bool(digest) and any(digest in each["imageID"] for each in containers),
     }

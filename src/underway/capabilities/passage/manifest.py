@@ -1,6 +1,6 @@
 """What this capability is made of."""
 
-from underway.kit import Capability
+from underway.kit import Capability, Page
 
 CAPABILITY = Capability(
     id="passage",
@@ -14,5 +14,14 @@ CAPABILITY = Capability(
         "ship": "Build, push, deploy and probe the application in a directory.",
         "explain": "From a running pod back to its image, build inputs and source commit.",
     },
+    pages=(
+        Page(
+            "passages",
+            "Passages",
+            "underway.capabilities.passage.web:page",
+            "Delivery",
+            summary="underway.capabilities.passage.web:summary",
+        ),
+    ),
     requires=("source-fitter", "image-builder"),
 )

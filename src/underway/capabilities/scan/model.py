@@ -117,7 +117,7 @@ class LayerIndex:
 @dataclass(frozen=True, slots=True)
 class Source:
     """Where advisories came from. ``newest`` is the time of its youngest advisory (RFC 3339),
-    ``fingerprint`` the digest of what was imported.
+    ``fingerprint`` the digest of what was imported, ``place`` the path or address.
     """
 
     name: str
@@ -125,6 +125,7 @@ class Source:
     newest: str = ""
     fingerprint: str = ""
     count: int = 0
+    place: str = ""
 
 
 @dataclass(frozen=True)

@@ -11,7 +11,7 @@ from pathlib import Path
 import click
 
 from underway.base.errors import UnderwayError
-from underway.base.home import Home
+from underway.base.home import Home, Settings
 from underway.dist import platform, process, processes, supervisor
 from underway.dist.commands.status import echo_status
 from underway.kit import registry
@@ -52,7 +52,9 @@ def up(detach: bool, **ports: int | None) -> None:
     chosen = {name: port for name, port in ports.items() if port is not None}
     if 0 in chosen.values() and not home.settings_file.exists():
         # Whoever lets ports be picked runs several platforms: no default fits them all.
-        chosen.setdefault("console_port", 0)
+        for name in Settings.__struct_fields__:
+            if name.endswith("_port"):
+                chosen.setdefault(name, 0)
     platform.prepare(home, chosen)
     if not detach:
         click.echo("Starting; stop with Ctrl-C or `underway down`.", err=True)

@@ -22,7 +22,7 @@ CREATE TABLE IF NOT EXISTS layer (
 _ADVISORIES = """
 CREATE TABLE IF NOT EXISTS source (
     name TEXT PRIMARY KEY, imported_at TEXT NOT NULL, newest TEXT NOT NULL,
-    fingerprint TEXT NOT NULL, count INTEGER NOT NULL
+    fingerprint TEXT NOT NULL, count INTEGER NOT NULL, place TEXT NOT NULL
 ) WITHOUT ROWID;
 CREATE TABLE IF NOT EXISTS advisory (
     source TEXT NOT NULL, id TEXT NOT NULL, modified TEXT NOT NULL, data BLOB NOT NULL,
@@ -141,8 +141,15 @@ class Advisories:
                     (source.name, gone),
                 )
         connection.execute(
-            "INSERT OR REPLACE INTO source VALUES (?, ?, ?, ?, ?)",
-            (source.name, source.imported_at, newest, source.fingerprint, len(seen)),
+            "INSERT OR REPLACE INTO source VALUES (?, ?, ?, ?, ?, ?)",
+            (
+                source.name,
+                source.imported_at,
+                newest,
+                source.fingerprint,
+                len(seen),
+                source.place,
+            ),
         )
         return len(seen), changed
 
@@ -170,7 +177,8 @@ class Advisories:
         """What was imported, by name."""
         with _opened(self._path, _ADVISORIES) as connection:
             rows = connection.execute(
-                "SELECT name, imported_at, newest, fingerprint, count FROM source ORDER BY name"
+                "SELECT name, imported_at, newest, fingerprint, count, place"
+                " FROM source ORDER BY name"
             )
             return [Source(*row) for row in rows]
 

@@ -79,6 +79,7 @@ def import_from(
         name or Path(place.rstrip("/")).name,
         rfc3339(clock.now()),
         fingerprint=gathered.fingerprint.hexdigest(),
+        place=place,
     )
     return advisories.replace(source, found)
 
