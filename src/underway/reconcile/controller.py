@@ -8,39 +8,22 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Awaitable, Callable, Iterable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from underway.api.objects import Object, key_of, split_key
 from underway.api.resources import Resource
 from underway.base.clock import Clock, SystemClock
 from underway.base.errors import Conflict, NotFound, UnderwayError
-from underway.reconcile.informer import Entry, EventType, Informer, Metadata
+from underway.reconcile.informer import Entry, EventType, Handler, Informer, Metadata, OwnerRef
+from underway.reconcile.metrics import Metrics, QueueMetrics
 from underway.reconcile.queue import WorkQueue
+from underway.reconcile.sources import MapFn, Owned, Predicate, Request, Source, Watched
 
 if TYPE_CHECKING:
     from underway.reconcile.manager import Manager
 
 log = logging.getLogger(__name__)
-
-
-@dataclass(frozen=True, slots=True, order=True)
-class Request:
-    """The object to reconcile; ``namespace`` is empty for cluster-scoped ones."""
-
-    namespace: str
-    name: str
-
-    @property
-    def key(self) -> str:
-        """``namespace/name``, or the name alone."""
-        return key_of(self.namespace, self.name)
-
-    @classmethod
-    def of(cls, key: str) -> Request:
-        """The request for a key."""
-        return cls(*split_key(key))
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,22 +44,6 @@ class TerminalError(Exception):
 
 Result = Done | RequeueAfter
 Reconcile = Callable[[Request], Awaitable[Result | None]]
-Source = Resource | Informer
-MapFn = Callable[[Object], Iterable[Request]]
-"""From an object that changed (not to be written to) to those to reconcile because of it."""
-Predicate = Callable[[EventType, Object | None, Object | None], bool]
-"""Whether a change of the primary object matters: the event, the object before and after."""
-
-
-def generation_changed(kind: EventType, old: Object | None, new: Object | None) -> bool:
-    """A predicate: the spec (or the deletion mark, or the existence) changed, not the status."""
-    if kind != "MODIFIED" or old is None or new is None:
-        return True
-    before, after = old["metadata"], new["metadata"]
-    return any(
-        before.get(name) != after.get(name)
-        for name in ("generation", "deletionTimestamp", "uid", "labels", "annotations")
-    )
 
 
 class Controller:
@@ -87,11 +54,14 @@ class Controller:
         reconcile: ``async (Request) -> Done | RequeueAfter``; an error is retried with back-off,
             ``TerminalError`` is not.
         primary: the resource whose objects it reconciles.
-        owns: resources whose objects wake the primary object that is their controller.
-        watches: other resources, each with a function from a changed object to requests; for a
-            change it is asked about the object before and after.
+        owns: resources whose objects wake the primary object that is their controller; as
+            ``Owned`` with predicates.
+        watches: other resources, each with a function from a changed object to requests; as
+            ``Watched`` with predicates.
         workers: how many objects are reconciled at once.
         predicates: all must hold for a change of a primary object to count.
+        timeout_s: a reconciliation that takes longer is cancelled and counts as failed.
+        every_replica: whether it runs also where another replica leads (see ``Manager.lead``).
     """
 
     def __init__(
@@ -100,21 +70,30 @@ class Controller:
         reconcile: Reconcile,
         *,
         primary: Source,
-        owns: Sequence[Source] = (),
-        watches: Sequence[tuple[Source, MapFn]] = (),
+        owns: Sequence[Source | Owned] = (),
+        watches: Sequence[tuple[Source, MapFn] | Watched] = (),
         workers: int = 1,
         predicates: Sequence[Predicate] = (),
+        timeout_s: float | None = None,
+        every_replica: bool = False,
     ) -> None:
         self.name = name
+        self.every_replica = every_replica
         self.primary = primary
-        self.owns = tuple(owns)
-        self.watches = tuple(watches)
+        self.owns = tuple(each if isinstance(each, Owned) else Owned(each) for each in owns)
+        self.watches = tuple(
+            each if isinstance(each, Watched) else Watched(*each) for each in watches
+        )
+        self._timeout_s = timeout_s
         self._reconcile = reconcile
         self._workers = workers
         self._predicates = tuple(predicates)
         self._queue: WorkQueue[Request] | None = None
         self._clock: Clock = SystemClock()
+        self._metrics = Metrics()
+        self._queue_metrics: QueueMetrics | None = None
         self._informers: list[Informer] = []
+        self._handlers: list[tuple[Informer, Handler]] = []
 
     def enqueue(self, request: Request) -> None:
         """Have an object reconciled soon."""
@@ -135,14 +114,29 @@ class Controller:
 
     def attach(self, manager: Manager, clock: Clock) -> None:
         """Take informers from the manager and listen to them; called by ``Manager.add``."""
-        self._queue = WorkQueue(clock)
+        self._metrics = manager.metrics
+        self._metrics.workers.set(self.name, to=self._workers)
+        self._metrics.active.set(self.name, to=0)
+        self._queue_metrics = QueueMetrics(manager.metrics, self.name)
+        self._queue = WorkQueue(clock, metrics=self._queue_metrics)
         self._clock = clock
         primary = self._informer(manager, self.primary)
-        primary.add_handler(self._on_primary)
-        for source in self.owns:
-            self._informer(manager, source).add_handler(self._on_owned(primary.resource))
-        for source, map_fn in self.watches:
-            self._informer(manager, source).add_handler(self._on_watched(map_fn))
+        self._listen(primary, self._on_primary, self._predicates)
+        for owned in self.owns:
+            handler = self._on_owned(primary.resource, any_owner=owned.any_owner)
+            self._listen(self._informer(manager, owned.source), handler, owned.predicates)
+        for watched in self.watches:
+            handler = self._on_watched(watched.map_fn)
+            self._listen(self._informer(manager, watched.source), handler, watched.predicates)
+
+    def detach(self) -> None:
+        """Listen no longer; called by ``Manager.remove``."""
+        for informer, handler in self._handlers:
+            informer.remove_handler(handler)
+        self._handlers.clear()
+        if self._queue_metrics is not None:
+            self._queue_metrics.close()
+            self._queue_metrics = None
 
     async def run(self) -> None:
         """Work until cancelled, starting when every informer has its first list."""
@@ -159,27 +153,35 @@ class Controller:
         self._informers.append(informer)
         return informer
 
-    def _on_primary(self, kind: EventType, old: Entry | None, new: Entry | None) -> None:
-        if self._predicates:
+    def _listen(self, informer: Informer, act: Handler, predicates: Sequence[Predicate]) -> None:
+        def handle(kind: EventType, old: Entry | None, new: Entry | None) -> None:
             before, after = old.view if old else None, new.view if new else None
-            if not all(predicate(kind, before, after) for predicate in self._predicates):
-                return
+            if all(predicate(kind, before, after) for predicate in predicates):
+                act(kind, old, new)
+
+        handler = handle if predicates else act
+        self._handlers.append((informer, handler))
+        informer.add_handler(handler)
+
+    def _on_primary(self, _kind: EventType, old: Entry | None, new: Entry | None) -> None:
         for meta in _metadata(old, new):
             self.enqueue(Request(meta.namespace, meta.name))
 
-    def _on_owned(self, owner: Resource) -> Callable[[EventType, Entry | None, Entry | None], None]:
-        def handle(kind: EventType, old: Entry | None, new: Entry | None) -> None:
+    def _on_owned(self, owner: Resource, *, any_owner: bool) -> Handler:
+        def is_owner(ref: OwnerRef) -> bool:
+            return ref.kind == owner.kind and _group(ref.api_version) == owner.group
+
+        def handle(_kind: EventType, old: Entry | None, new: Entry | None) -> None:
             for meta in _metadata(old, new):
-                ref = meta.controller
-                if ref is None or ref.kind != owner.kind or _group(ref.api_version) != owner.group:
-                    continue
-                namespace = meta.namespace if owner.namespaced else ""
-                self.enqueue(Request(namespace, ref.name))
+                for ref in meta.owner_references or ():
+                    if is_owner(ref) and (any_owner or ref.controller):
+                        namespace = meta.namespace if owner.namespaced else ""
+                        self.enqueue(Request(namespace, ref.name))
 
         return handle
 
-    def _on_watched(self, map_fn: MapFn) -> Callable[[EventType, Entry | None, Entry | None], None]:
-        def handle(kind: EventType, old: Entry | None, new: Entry | None) -> None:
+    def _on_watched(self, map_fn: MapFn) -> Handler:
+        def handle(_kind: EventType, old: Entry | None, new: Entry | None) -> None:
             for entry in (old, new):
                 if entry is not None:
                     for request in map_fn(entry.view):
@@ -197,26 +199,42 @@ class Controller:
 
     async def _reconcile_one(self, queue: WorkQueue[Request], request: Request) -> None:
         started = self._clock.monotonic()
+        self._metrics.active.add(self.name)
+        outcome = "error"
         try:
-            result = await self._reconcile(request)
+            async with asyncio.timeout(self._timeout_s):
+                result = await self._reconcile(request)
         except TerminalError as error:
             log.error("%s: %s: %s; not trying again", self.name, request.key, error)  # noqa: TRY400  # the sentence says it
+            self._metrics.terminal_errors.add(self.name)
             queue.forget(request)
         except (Conflict, NotFound) as error:
             # What was read has changed or gone since; the next look sees that.
             log.debug("%s: %s: %s", self.name, request.key, error)
             queue.add_rate_limited(request)
-        except UnderwayError as error:
-            log.warning("%s: %s: %s", self.name, request.key, error)
+        except (UnderwayError, TimeoutError) as error:
+            log.warning("%s: %s: %s", self.name, request.key, str(error) or "took too long")
             queue.add_rate_limited(request)
         except Exception:
             log.exception("%s: %s: reconciling failed", self.name, request.key)
+            self._metrics.panics.add(self.name)
             queue.add_rate_limited(request)
         else:
+            outcome = "success"
             queue.forget(request)
             if isinstance(result, RequeueAfter):
+                outcome = "requeue_after"
                 # The delay counts from when the reconciler looked at the clock, not from now.
                 queue.add_after(request, result.delay_s - (self._clock.monotonic() - started))
+        finally:
+            self._metrics.active.add(self.name, by=-1)
+        self._count(outcome, self._clock.monotonic() - started)
+
+    def _count(self, outcome: str, lasted_s: float) -> None:
+        self._metrics.reconciles.add(self.name, outcome)
+        self._metrics.durations.observe(self.name, value=lasted_s)
+        if outcome == "error":
+            self._metrics.errors.add(self.name)
 
 
 def _metadata(old: Entry | None, new: Entry | None) -> list[Metadata]:

@@ -27,6 +27,9 @@ CACHE_LIMIT = 4096  # kinds of event remembered for counting, and objects for li
 MESSAGE_LIMIT = 1024  # characters, as the API's validation has it
 BURST = 25  # events one object may have at once
 REFILL_S = 300.0  # then one more each
+SIMILAR_LIMIT = 10  # messages of one reason about one object, after which they are one event
+SIMILAR_S = 600.0  # without another for so long, they are told apart again
+COMBINED = "(combined from similar events): "
 
 
 @dataclass
@@ -42,8 +45,16 @@ class _Bucket:
     at: float
 
 
+@dataclass
+class _Similar:
+    messages: set[str]
+    at: float
+
+
 class Recorder:
     """Writes events about objects, counting repeats and bounding the rate per object.
+
+    Events that differ in their message alone become one event once there are many of them.
 
     ``event`` only queues and never waits; ``run`` does the writing.
     """
@@ -54,6 +65,7 @@ class Recorder:
         self._component = component
         self._queue: asyncio.Queue[tuple[str, Object]] = asyncio.Queue(QUEUE_LIMIT)
         self._written: OrderedDict[tuple[str, ...], _Written] = OrderedDict()
+        self._similar: OrderedDict[tuple[str, ...], _Similar] = OrderedDict()
         self._buckets: OrderedDict[tuple[str, str], _Bucket] = OrderedDict()
 
     def event(
@@ -125,11 +137,15 @@ class Recorder:
         await self._queue.join()
 
     async def _write(self, about: str, event: Object) -> None:
-        which = _identity(event)
+        which = self._aggregated(event)
         known = self._written.get(which)
         if known is not None:
             known.count += 1
-            repeat = {"count": known.count, "lastTimestamp": event["lastTimestamp"]}
+            repeat = {
+                "count": known.count,
+                "lastTimestamp": event["lastTimestamp"],
+                "message": event["message"],
+            }
             try:
                 await self._client.patch(EVENTS_CORE, known.name, repeat, known.namespace)
                 self._written.move_to_end(which)
@@ -142,6 +158,24 @@ class Recorder:
         self._written[which] = _Written(namespace, event["metadata"]["name"], 1)
         if len(self._written) > CACHE_LIMIT:
             self._written.popitem(last=False)
+
+    def _aggregated(self, event: Object) -> tuple[str, ...]:
+        """What tells the event from others; combines it with similar ones if there are many."""
+        kind, message = _kind_of_event(event), event["message"]
+        now = self._clock.monotonic()
+        similar = self._similar.get(kind)
+        if similar is None or now - similar.at > SIMILAR_S:
+            similar = self._similar[kind] = _Similar(set(), now)
+        similar.at = now
+        self._similar.move_to_end(kind)
+        if len(self._similar) > CACHE_LIMIT:
+            self._similar.popitem(last=False)
+        if len(similar.messages) < SIMILAR_LIMIT:
+            similar.messages.add(message)
+        if message in similar.messages:
+            return (*kind, message)
+        event["message"] = f"{COMBINED}{message}"[:MESSAGE_LIMIT]
+        return (*kind, "")
 
     def _allowed(self, source: tuple[str, str]) -> bool:
         now = self._clock.monotonic()
@@ -157,7 +191,7 @@ class Recorder:
         return True
 
 
-def _identity(event: Object) -> tuple[str, ...]:
+def _kind_of_event(event: Object) -> tuple[str, ...]:
     about = event["involvedObject"]
     return (
         about.get("kind", ""),
@@ -167,6 +201,5 @@ def _identity(event: Object) -> tuple[str, ...]:
         about["name"],
         event["type"],
         event["reason"],
-        event["message"],
         event["source"]["component"],
     )

@@ -18,6 +18,7 @@ import msgspec
 
 from underway.api.objects import Object, key_of, object_key
 from underway.api.resources import Resource
+from underway.api.selectors import LabelSelector, parse_labels
 from underway.base.clock import Clock
 from underway.base.errors import Expired, UnderwayError
 from underway.client import Client
@@ -199,6 +200,17 @@ class Informer:
     def owned_by(self, uid: str) -> _Objects:
         """Fresh copies of the objects that name this UID among their owners."""
         return self.by_index("owner", uid)
+
+    def select(self, labels: LabelSelector | str, namespace: str | None = None) -> _Objects:
+        """Fresh copies of the objects whose labels match; only those are decoded.
+
+        Raises:
+            BadRequest: the text is no label selector.
+        """
+        selector = parse_labels(labels) if isinstance(labels, str) else labels
+        return [
+            entry.object for entry in self.entries(namespace) if selector.matches(entry.meta.labels)
+        ]
 
     def index_keys(self, name: str, value: str) -> _Keys:
         """The keys of the objects for which index ``name`` yields ``value``."""

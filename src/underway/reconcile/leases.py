@@ -6,6 +6,7 @@ Source: Kubernetes docs, "Leases"; client-go ``tools/leaderelection`` for the ti
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import random
 from collections.abc import Awaitable, Callable
@@ -47,6 +48,11 @@ class LeaderElector:
         self._leading = False
 
     @property
+    def name(self) -> str:
+        """The lease's name."""
+        return self._name
+
+    @property
     def leading(self) -> bool:
         """Whether this copy holds the lease."""
         return self._leading
@@ -67,6 +73,19 @@ class LeaderElector:
             self._leading = False
 
     async def _lead(self, lead: Callable[[], Awaitable[None]]) -> None:
+        try:
+            lost = await self._while_held(lead)
+        except asyncio.CancelledError:
+            # Another copy need not wait for the lease to run out; the time for that is bounded.
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(RETRY_PERIOD_S):
+                    await self._give_up()
+            raise
+        if lost is not None:
+            raise lost
+        await self._give_up()
+
+    async def _while_held(self, lead: Callable[[], Awaitable[None]]) -> LeaderLost | None:
         lost: LeaderLost | None = None
         async with asyncio.TaskGroup() as group:
             work = group.create_task(_call(lead))
@@ -76,9 +95,7 @@ class LeaderElector:
                 lost = renewal.result()
             work.cancel()
             renewal.cancel()
-        if lost is not None:
-            raise lost
-        await self._give_up()
+        return lost
 
     async def _renew(self) -> LeaderLost:
         renewed_at = self._clock.monotonic()

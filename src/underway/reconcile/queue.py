@@ -13,6 +13,7 @@ from collections.abc import Hashable
 from typing import Generic, TypeVar
 
 from underway.base.clock import Clock
+from underway.reconcile.metrics import QueueMetrics
 
 K = TypeVar("K", bound=Hashable)
 
@@ -24,7 +25,7 @@ _MAX_DOUBLINGS = 40  # far past MAX_DELAY_S / BASE_DELAY_S; keeps the power smal
 class WorkQueue(Generic[K]):
     """A de-duplicating, rate-limited queue of keys.
 
-    ``run`` must be running for delayed keys to arrive.
+    ``run`` must be running for delayed keys to arrive. ``metrics`` is told what happens.
     """
 
     def __init__(
@@ -33,8 +34,10 @@ class WorkQueue(Generic[K]):
         *,
         base_delay_s: float = BASE_DELAY_S,
         max_delay_s: float = MAX_DELAY_S,
+        metrics: QueueMetrics | None = None,
     ) -> None:
         self._clock = clock
+        self._metrics = metrics
         self._base_delay_s = base_delay_s
         self._max_delay_s = max_delay_s
         self._ready: asyncio.Queue[K] = asyncio.Queue()
@@ -60,6 +63,8 @@ class WorkQueue(Generic[K]):
         if key in self._dirty:
             return
         self._dirty.add(key)
+        if self._metrics:
+            self._metrics.added(key)
         if key not in self._working:
             self._ready.put_nowait(key)
 
@@ -80,6 +85,8 @@ class WorkQueue(Generic[K]):
         """Add a key that failed, each time in a row after twice the delay."""
         failures = self._failures.get(key, 0)
         self._failures[key] = failures + 1
+        if self._metrics:
+            self._metrics.retried()
         delay_s = self._base_delay_s * 2.0 ** min(failures, _MAX_DOUBLINGS)
         self.add_after(key, min(delay_s, self._max_delay_s))
 
@@ -96,11 +103,15 @@ class WorkQueue(Generic[K]):
         key = await self._ready.get()
         self._dirty.discard(key)
         self._working.add(key)
+        if self._metrics:
+            self._metrics.taken(key)
         return key
 
     def done(self, key: K) -> None:
         """Give the key back; if it was added meanwhile it waits again."""
         self._working.discard(key)
+        if self._metrics:
+            self._metrics.finished(key)
         if key in self._dirty:
             self._ready.put_nowait(key)
 

@@ -1,0 +1,1 @@
+"""Operators: Metacontroller's controllers in any language, and new operator projects."""

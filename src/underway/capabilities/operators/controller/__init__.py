@@ -1,0 +1,1 @@
+"""CompositeController and DecoratorController: watching parents and asking their hooks."""

@@ -1,0 +1,1 @@
+"""The CustomResourceDefinitions of metacontroller.k8s.io."""

@@ -1,0 +1,1 @@
+"""Pure decisions about children, rollouts, hooks and project files."""
