@@ -164,6 +164,25 @@ def test_time_stands_still_with_a_fake_clock_until_it_is_moved():
         client.wait_for("deploy", "web", "Available")
 
 
+def test_a_jump_of_the_clock_loses_no_node():
+    with Cluster(clock=FakeClock(), nodes=2) as cluster:
+        client = cluster.client
+        for days in (1, 3):
+            cluster.advance(days * 86400)
+            cluster.advance(35)  # what a node promised for the jump does not outlast it
+            lengths = {each["spec"]["leaseDurationSeconds"] for each in _node_leases(client)}
+            assert lengths == {40}
+            for node in client.list("nodes"):
+                ready = find_condition(node["status"]["conditions"], "Ready")
+                assert ready["status"] == "True"
+                assert ready["lastTransitionTime"] == node["metadata"]["creationTimestamp"]
+                assert not node["spec"].get("taints")
+
+
+def _node_leases(client):
+    return client.list("leases", namespace="kube-node-lease")
+
+
 def test_the_default_clock_runs_and_can_be_put_forward():
     async def main():
         clock = MovableClock()

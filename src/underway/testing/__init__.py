@@ -12,9 +12,9 @@ if TYPE_CHECKING:
     from underway.testing.client import ClusterClient
     from underway.testing.clock import MovableClock
     from underway.testing.cluster import Cluster
-    from underway.testing.node import SimulatedNode
+    from underway.testing.node import SimulatedNode, fake_nodes
 
-__all__ = ["Cluster", "ClusterClient", "FakeClock", "MovableClock", "SimulatedNode"]
+__all__ = ["Cluster", "ClusterClient", "FakeClock", "MovableClock", "SimulatedNode", "fake_nodes"]
 
 _HOMES = {
     "Cluster": "underway.testing.cluster",
@@ -22,6 +22,7 @@ _HOMES = {
     "FakeClock": "underway.base.clock",
     "MovableClock": "underway.testing.clock",
     "SimulatedNode": "underway.testing.node",
+    "fake_nodes": "underway.testing.node",
 }
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import concurrent.futures
+import contextlib
 import shutil
 import tempfile
 import threading
@@ -65,7 +66,7 @@ class Cluster:
         self,
         *,
         nodes: int = 1,
-        capabilities: Iterable[str] = ("workloads", "scheduler"),
+        capabilities: Iterable[str] = ("workloads", "scheduler", "storage"),
         controllers: Iterable[Factory] = (),
         crds: Iterable[Manifest] = (),
         clock: Clock | None = None,
@@ -77,6 +78,7 @@ class Cluster:
         self.clock: Clock = clock or MovableClock()
         self._started: concurrent.futures.Future[None] = concurrent.futures.Future()
         self._thread = threading.Thread(target=self._run, name="underway cluster", daemon=True)
+        self._nodes: list[SimulatedNode] = []
         self._failure: BaseException | None = None
 
     # -- life ------------------------------------------------------------------------------
@@ -139,7 +141,14 @@ class Cluster:
         advance = getattr(self.clock, "advance", None)
         if advance is None:
             raise TypeError(f"a {type(self.clock).__name__} cannot be put forward")
-        self.call(advance(delay_s))
+
+        async def move() -> None:
+            async with contextlib.AsyncExitStack() as stack:
+                for node in self._nodes:
+                    await stack.enter_async_context(node.silent(delay_s))
+                await advance(delay_s)
+
+        self.call(move())
 
     # -- the cluster's own thread ----------------------------------------------------------
 
@@ -172,6 +181,7 @@ class Cluster:
                 running = group.create_task(plane.manager.run())
                 for node in nodes:
                     await node.register()
+                self._nodes = nodes
                 self._started.set_result(None)
                 await self._stopping.wait()
                 running.cancel()

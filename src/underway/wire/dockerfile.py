@@ -323,11 +323,11 @@ def _run(a: _Arguments) -> Run:
     network, security = a.flag("network"), a.flag("security")
     if network not in ("", "default", "none", "host"):
         raise a.error(f"--network is default, none or host, not {network}")
-    if security not in ("", "sandbox"):
-        raise a.error(f"--security={security} is not supported")
+    if security not in ("", "sandbox", "insecure"):
+        raise a.error(f"--security is sandbox or insecure, not {security}")
     if not a.text:
         raise a.error("RUN needs a command")
-    return Run(command=a.command(), mounts=mounts, network=network, at=a.at)
+    return Run(command=a.command(), mounts=mounts, network=network, security=security, at=a.at)
 
 
 def _mount(a: _Arguments, text: str) -> dict[str, str]:

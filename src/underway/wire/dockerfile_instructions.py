@@ -92,6 +92,7 @@ class Run(Instruction):
     command: Command
     mounts: tuple[Mapping[str, str], ...] = ()
     network: str = ""
+    security: str = ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -1,11 +1,12 @@
 """The scheduler on the real server."""
 
 import asyncio
+import json
 
 from tests.cluster import api_server, cluster
 
 from underway.api.objects import Object, find_condition
-from underway.api.resources import EVENTS_CORE, NODES, PODS, PRIORITYCLASSES
+from underway.api.resources import CONFIGMAPS, EVENTS_CORE, NODES, PODS, PRIORITYCLASSES
 from underway.base.home import Home
 from underway.capabilities.scheduler import controller as scheduler
 from underway.reconcile.testenv import Environment, running
@@ -257,5 +258,68 @@ def test_a_restarted_scheduler_goes_on_where_the_last_one_stopped(tmp_path):
             scheduler.add(second.manager, Home(tmp_path))
             async with running(second):
                 assert "Insufficient cpu" in await second.until(PODS, refusal("two"), NS)
+
+    asyncio.run(main())
+
+
+def decision(found: Object) -> Object:
+    return json.loads(found["metadata"]["annotations"]["scheduling.underway.dev/decision"])
+
+
+def test_what_was_decided_stands_on_the_pod(tmp_path):
+    async def main():
+        async with cluster(tmp_path, scheduler.add) as env:
+            await add_node(env, "n1", "2")
+            await add_node(env, "n2", "8")
+            await env.client.create(PODS, pod("small"))
+            await env.until(PODS, bound("small"), NS)
+            told = decision(await env.client.get(PODS, "small", NS))
+            assert (told["node"], told["fits"], told["of"]) == ("n2", 2, 2)
+            assert list(told["best"]) == ["n2", "n1"]
+            await env.client.create(PODS, pod("large", "20"))
+            await env.until(PODS, refusal("large"), NS)
+            told = decision(await env.client.get(PODS, "large", NS))
+            assert told["against"] == {"n1": ["Insufficient cpu"], "n2": ["Insufficient cpu"]}
+
+    asyncio.run(main())
+
+
+def test_a_configuration_that_comes_later_is_followed(tmp_path):
+    written = {
+        "apiVersion": "kubescheduler.config.k8s.io/v1",
+        "kind": "KubeSchedulerConfiguration",
+        "profiles": [
+            {"schedulerName": "default-scheduler"},
+            {
+                "schedulerName": "packing",
+                "plugins": {"filter": {"disabled": [{"name": "TaintToleration"}]}},
+            },
+        ],
+    }
+    config = {
+        "apiVersion": "v1",
+        "kind": "ConfigMap",
+        "metadata": {"name": "underway-scheduler", "namespace": "kube-system"},
+        "data": {"config.yaml": "kind: Nothing"},
+    }
+
+    async def main():
+        async with cluster(tmp_path, scheduler.add) as env:
+            await add_node(env, "n1", "2")
+            taint = {"spec": {"taints": [{"key": "k", "effect": "NoSchedule"}]}}
+            await env.client.patch(NODES, "n1", taint)
+            await env.client.create(PODS, pod("default"))
+            await env.client.create(PODS, pod("packed", schedulerName="packing"))
+            assert "untolerated taint {k: }" in await env.until(PODS, refusal("default"), NS)
+            await env.client.create(CONFIGMAPS, config)
+            await env.until(
+                EVENTS_CORE,
+                lambda all_: any(e["reason"] == "InvalidConfiguration" for e in all_.values()),
+            )
+            change = {"data": {"config.yaml": json.dumps(written)}}
+            await env.client.patch(CONFIGMAPS, "underway-scheduler", change, "kube-system")
+            assert await env.until(PODS, bound("packed"), NS) == "n1"
+            waiting = await env.client.get(PODS, "default", NS)
+            assert "nodeName" not in waiting["spec"]
 
     asyncio.run(main())

@@ -6,12 +6,13 @@ import asyncio
 import logging
 from collections.abc import Awaitable
 
+import msgspec
+
 from underway.api import selectors
 from underway.api.objects import (
     Object,
     deleting,
     find_condition,
-    key_of,
     labels_of,
     meta,
     name_of,
@@ -22,8 +23,6 @@ from underway.api.objects import (
 from underway.api.resources import (
     NAMESPACES,
     NODES,
-    PERSISTENTVOLUMECLAIMS,
-    PERSISTENTVOLUMES,
     POD_DISRUPTION_BUDGETS,
     PODS,
 )
@@ -36,13 +35,15 @@ from underway.capabilities.scheduler.model import (
     is_finished,
     is_gated,
     is_ready,
-    pod_info,
     to_schedule,
 )
 from underway.capabilities.scheduler.rules.cluster import Cluster
 from underway.capabilities.scheduler.rules.decide import Chosen, Unschedulable, decide
 from underway.capabilities.scheduler.rules.preemption import Budget, Preemption
 from underway.capabilities.scheduler.rules.queue import Happening, PodQueue
+from underway.capabilities.scheduler.rules.volumes import Needs
+from underway.capabilities.scheduler.settings import Settings
+from underway.capabilities.scheduler.volumes import VolumeBinder
 from underway.client import Patch
 from underway.reconcile import NORMAL, WARNING, Entry, Manager
 
@@ -50,6 +51,7 @@ log = logging.getLogger(__name__)
 
 IN_FLIGHT = 32  # bindings and the like being written at once
 BATCH = 16  # pods decided before others on the loop get their turn
+DECISION = "scheduling.underway.dev/decision"  # annotation: the last decision, as JSON
 _GATED = "Scheduling is blocked due to non-empty scheduling gates"
 
 
@@ -67,8 +69,8 @@ class Scheduler:
         self._nodes = manager.informer(NODES)
         self._namespaces = manager.informer(NAMESPACES)
         self._budgets = manager.informer(POD_DISRUPTION_BUDGETS)
-        self._claims = manager.informer(PERSISTENTVOLUMECLAIMS)
-        self._volumes = manager.informer(PERSISTENTVOLUMES)
+        self._volumes = VolumeBinder(manager)
+        self._settings = Settings(manager, self._on_settings)
         self._cluster = Cluster()
         self._queue = PodQueue()
         self._waiting: dict[str, PodInfo] = {}
@@ -81,22 +83,23 @@ class Scheduler:
 
     def listen(self) -> None:
         """Follow what pods take up and what nodes offer."""
+        self._settings.listen()
         self._nodes.add_handler(self._on_node)
         self._namespaces.add_handler(self._on_namespace)
         self._pods.add_handler(self._on_pod)
         self._budgets.add_handler(self._on_budget)
-        for informer in (self._claims, self._volumes):
-            informer.add_handler(lambda *_: self._note(Happening.OTHER))
+        for informer in self._volumes.informers:
+            informer.add_handler(self._on_storage)
 
     async def run(self) -> None:
         """Schedule until cancelled, starting when everything has been seen once."""
         for informer in (
+            self._settings.informer,
             self._namespaces,
             self._nodes,
             self._pods,
             self._budgets,
-            self._claims,
-            self._volumes,
+            *self._volumes.informers,
         ):
             await informer.synced()
         async with asyncio.TaskGroup() as group:
@@ -154,12 +157,20 @@ class Scheduler:
         entry = self._pods.entry(key)
         if pod is None or entry is None or entry.meta.uid != pod.uid:
             return _nothing()
-        verdict = decide(pod, self._cluster, self._protected(), self._reach(pod))
+        needs = self._volumes.needs(pod)
+        if needs.problem:
+            return self._hold(pod, Unschedulable(self._nowhere(needs)), entry.object)
+        verdict = decide(pod, self._cluster, self._protected(), needs.affinities)
+        if isinstance(verdict, Chosen) and needs.delayed:
+            # It keeps its place there while its claims are being bound.
+            self._cluster.nominate(pod, verdict.node)
+            self._queue.refuse(key, pod.priority, self._clock.monotonic(), _wants(pod))
+            return self._bind_volumes(pod, needs, self._cluster.nodes[verdict.node].node)
         if isinstance(verdict, Chosen):
             # The next pod must see the room as taken before the watch shows the binding.
             self._assumed.add(pod.uid)
             self._cluster.place(pod, verdict.node)
-            return self._bind(key, pod, verdict.node)
+            return self._bind(key, pod, verdict)
         self._queue.refuse(key, pod.priority, self._clock.monotonic(), _wants(pod))
         if verdict.preemption is not None:
             self._cluster.nominate(pod, verdict.preemption.node)
@@ -181,24 +192,33 @@ class Scheduler:
             self._known_budgets = [_budget(each) for each in self._budgets.list()]
         return self._known_budgets
 
-    def _reach(self, pod: PodInfo) -> list[Object]:
-        """The node affinities of the volumes the pod's claims are bound to."""
-        found: list[Object] = []
-        for name in pod.claims:
-            claim = self._claims.get(key_of(pod.namespace, name)) or {}
-            volume = self._volumes.get((claim.get("spec") or {}).get("volumeName") or "") or {}
-            affinity = (volume.get("spec") or {}).get("nodeAffinity") or {}
-            if affinity.get("required"):
-                found.append(affinity["required"])
-        return found
+    def _nowhere(self, needs: Needs) -> str:
+        nodes = len(self._cluster.nodes)
+        advice = "Preemption is not helpful for scheduling."
+        return f"0/{nodes} nodes are available: {needs.problem}. preemption: 0/{nodes} {advice}"
+
+    def _hold(self, pod: PodInfo, verdict: Unschedulable, shown: Object) -> Awaitable[None]:
+        """The pod can run nowhere until its claims, or those who use them, change."""
+        wants = Happening.OTHER | Happening.FREED
+        self._queue.refuse(pod.key, pod.priority, self._clock.monotonic(), wants)
+        self._cluster.withdraw(pod.uid)
+        return self._refuse(pod, verdict, shown)
 
     # -- writing ---------------------------------------------------------------------------
 
-    async def _bind(self, key: str, pod: PodInfo, node: str) -> None:
+    async def _bind(self, key: str, pod: PodInfo, chosen: Chosen) -> None:
+        node = chosen.node
+        told = {
+            "node": node,
+            "fits": chosen.fits,
+            "of": len(self._cluster.nodes),
+            "best": {name: round(score, 1) for name, score in chosen.best},
+        }
+        header = {"name": pod.name, "namespace": pod.namespace, "uid": pod.uid}
         binding = {
             "apiVersion": "v1",
             "kind": "Binding",
-            "metadata": {"name": pod.name, "namespace": pod.namespace, "uid": pod.uid},
+            "metadata": {**header, "annotations": {DECISION: _json(told)}},
             "target": {"apiVersion": "v1", "kind": "Node", "name": node},
         }
         try:
@@ -218,12 +238,23 @@ class Scheduler:
         text = f"Successfully assigned {key} to {node}"
         self._tell(_reference(pod), NORMAL, "Scheduled", text)
 
+    async def _bind_volumes(self, pod: PodInfo, needs: Needs, node: Object) -> None:
+        try:
+            bound = await self._volumes.bind(needs, node)
+        except (NotFound, Conflict):
+            bound = False
+        if not bound:
+            self._cluster.withdraw(pod.uid)
+            self._note(Happening.OTHER)
+
     async def _refuse(self, pod: PodInfo, verdict: Unschedulable, shown: Object) -> None:
         self._tell(shown, WARNING, "FailedScheduling", verdict.message)
         if verdict.preemption is not None:
             await self._make_room(pod, verdict.preemption)
         nominated = self._cluster.nominated_node(pod.uid)
-        await self._say(shown, "Unschedulable", verdict.message, nominated)
+        against = {name: list(reasons) for name, reasons in verdict.nodes.items()}
+        told = _json({"of": len(self._cluster.nodes), "against": against})
+        await self._say(shown, "Unschedulable", verdict.message, nominated, told)
 
     async def _make_room(self, pod: PodInfo, plan: Preemption) -> None:
         text = f"{SCHEDULER_NAME}: preempting to accommodate a higher priority pod"
@@ -249,7 +280,9 @@ class Scheduler:
             told = f"Preempted by pod {pod.uid} on node {plan.node}"
             self._tell(_reference(victim), NORMAL, "Preempted", told)
 
-    async def _say(self, pod: Object, reason: str, message: str, nominated: str = "") -> None:
+    async def _say(
+        self, pod: Object, reason: str, message: str, nominated: str = "", decision: str = ""
+    ) -> None:
         """Write the PodScheduled condition, unless the pod was bound or changed hands meanwhile."""
         condition = {
             "type": "PodScheduled",
@@ -266,8 +299,11 @@ class Scheduler:
             if said and (status.get("nominatedNodeName") or "") == nominated:
                 return
             set_condition(conditions, condition, rfc3339(self._clock.now()))
+            header = {"resourceVersion": meta(pod)["resourceVersion"]}
+            if decision:
+                header["annotations"] = {DECISION: decision}
             written = {
-                "metadata": {"resourceVersion": meta(pod)["resourceVersion"]},
+                "metadata": header,
                 "status": {"conditions": conditions, "nominatedNodeName": nominated or None},
             }
             try:
@@ -279,7 +315,9 @@ class Scheduler:
                 return
             except Conflict:
                 found = await _read(self._client.get(PODS, name_of(pod), namespace_of(pod)))
-            if found is None or uid_of(found) != uid or not to_schedule(found):
+            if found is None or uid_of(found) != uid:
+                return
+            if not to_schedule(found, self._settings.names):
                 return
             pod = found
 
@@ -301,14 +339,14 @@ class Scheduler:
         if is_finished(pod):
             self._forget(new.meta.key, new.meta.uid)
             return
-        info = pod_info(pod)
+        info = self._settings.info(pod)
         if info.node:
             self._drop(new.meta.key)
             self._assumed.discard(info.uid)
             self._cluster.place(info, info.node)
             if old is None or _company(old.view) != _company(pod):
                 self._note(Happening.PLACED)
-        elif to_schedule(pod):
+        elif to_schedule(pod, self._settings.names):
             self._await(new.meta.key, info, pod, old.view if old else None)
         else:
             self._forget(new.meta.key, new.meta.uid)
@@ -359,6 +397,27 @@ class Scheduler:
         else:
             self._cluster.put_node(new.object)
         self._note(Happening.NODE)
+
+    def _on_storage(self, _kind: str, _old: Entry | None, new: Entry | None) -> None:
+        """Pods whose claims are settled now need not sit out their back-off."""
+        self._note(Happening.OTHER)
+        claim = new.view if new is not None and new.meta.namespace else {}
+        if (claim.get("status") or {}).get("phase") != "Bound":
+            return
+        for key in self._volumes.waiting_for(claim):
+            if waiting := self._waiting.get(key):
+                self._queue.add(key, waiting.priority)
+
+    def _on_settings(self) -> None:
+        """Look at every pod that waits with the eyes of its profile now."""
+        configuration = self._settings.configuration
+        self._queue.backoff_s = configuration.backoff_s
+        self._queue.max_backoff_s = configuration.max_backoff_s
+        for entry in self._pods.entries():
+            if not entry.view["spec"].get("nodeName"):
+                self._drop(entry.meta.key)
+                self._on_pod("ADDED", None, entry)
+            entry.drop_view()
 
     def _on_budget(self, *_: object) -> None:
         self._known_budgets = None
@@ -412,6 +471,10 @@ def _reference(pod: PodInfo) -> Object:
     """As much of a pod as an event needs."""
     header = {"name": pod.name, "namespace": pod.namespace, "uid": pod.uid}
     return {"apiVersion": "v1", "kind": "Pod", "metadata": header}
+
+
+def _json(value: Object) -> str:
+    return msgspec.json.encode(value).decode()
 
 
 async def _nothing() -> None:

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import functools
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Container, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -31,8 +31,10 @@ from underway.api.objects import (
 )
 from underway.api.qos import pod_requests
 from underway.api.selectors import LabelSelector, Requirement
+from underway.capabilities.scheduler import profiles
+from underway.capabilities.scheduler.profiles import Profile
 
-SCHEDULER_NAME = "default-scheduler"
+SCHEDULER_NAME = profiles.DEFAULT_NAME
 NOT_READY = "node.kubernetes.io/not-ready"
 MAX_PODS = 110  # of a node that does not say
 
@@ -99,6 +101,7 @@ class Shape:
     anti: tuple[Term, ...]
     preferred: tuple[Term, ...]
     spreads: tuple[Spread, ...]
+    profile: Profile
 
 
 @dataclass(eq=False, slots=True)
@@ -210,20 +213,35 @@ def node_info(node: Object, pods: Iterable[PodInfo] = ()) -> NodeInfo:
     return found
 
 
-def pod_info(pod: Object) -> PodInfo:
-    """A pod in the form the rules read."""
+def claim_names(pod: Object) -> tuple[str, ...]:
+    """The names of the claims a pod uses; those of generic ephemeral volumes come of its own."""
+    found = []
+    for volume in (pod.get("spec") or {}).get("volumes") or ():
+        if name := (volume.get("persistentVolumeClaim") or {}).get("claimName"):
+            found.append(str(name))
+        elif volume.get("ephemeral"):
+            found.append(f"{name_of(pod)}-{volume['name']}")
+    return tuple(found)
+
+
+def pod_info(
+    pod: Object, profile: Profile = profiles.DEFAULT, kin: LabelSelector | None = None
+) -> PodInfo:
+    """A pod in the form the rules read.
+
+    Args:
+        pod: the pod.
+        profile: its scheduler's.
+        kin: which pods the profile's own spread constraints count, for a pod that brings none.
+    """
     spec, header = pod.get("spec") or {}, meta(pod)
-    claims = tuple(
-        volume["persistentVolumeClaim"]["claimName"]
-        for volume in spec.get("volumes") or ()
-        if volume.get("persistentVolumeClaim")
-    )
+    claims = claim_names(pod)
     return PodInfo(
         uid_of(pod),
         namespace_of(pod),
         name_of(pod),
         labels_of(pod),
-        shape_of(pod),
+        shape_of(pod, profile, kin),
         str((pod.get("status") or {}).get("startTime") or header.get("creationTimestamp") or ""),
         deleting(pod),
         claims,
@@ -231,7 +249,9 @@ def pod_info(pod: Object) -> PodInfo:
     )
 
 
-def shape_of(pod: Object) -> Shape:
+def shape_of(
+    pod: Object, profile: Profile = profiles.DEFAULT, kin: LabelSelector | None = None
+) -> Shape:
     """What decides where the pod can run."""
     spec = pod.get("spec") or {}
     kept: Object = {
@@ -252,10 +272,14 @@ def shape_of(pod: Object) -> Shape:
             {each: container.get(each) for each in ("resources", "ports", "restartPolicy", "image")}
             for container in spec.get(name) or ()
         ]
+    if profile.spread and kin is not None and "topologySpreadConstraints" not in kept:
+        kept["topologySpreadConstraints"] = msgspec.json.decode(profile.spread)
+    else:
+        kin = None
     relative: Any = None
     if "topologySpreadConstraints" in kept or "affinity" in kept:
         relative = [namespace_of(pod), labels_of(pod) if _by_label_keys(kept) else None]
-    return _shape(msgspec.json.encode([kept, relative]))
+    return _shape(msgspec.json.encode([kept, relative]), profile, kin)
 
 
 def _by_label_keys(kept: Object) -> bool:
@@ -263,7 +287,7 @@ def _by_label_keys(kept: Object) -> bool:
 
 
 @functools.lru_cache(maxsize=4096)
-def _shape(written: bytes) -> Shape:
+def _shape(written: bytes, profile: Profile, kin: LabelSelector | None) -> Shape:
     spec, relative = msgspec.json.decode(written)
     namespace, labels = relative or ("", {})
     affinity = spec.get("affinity") or {}
@@ -277,8 +301,10 @@ def _shape(written: bytes) -> Shape:
     compared = _whole(pod_requests(_with_defaults(spec)))
     node_affinity = affinity.get("nodeAffinity") or {}
     required = "requiredDuringSchedulingIgnoredDuringExecution"
+    off = profile.off
+    wanted, anti = ({}, {}) if "InterPodAffinity" in off else (wanted, anti)
     return Shape(
-        written,
+        written if profile is profiles.DEFAULT and kin is None else _named(written, profile, kin),
         spec,
         int(spec.get("priority") or 0),
         spec.get("preemptionPolicy") != "Never",
@@ -292,9 +318,21 @@ def _shape(written: bytes) -> Shape:
         tuple(_term(each, namespace, labels) for each in anti.get(required) or ()),
         tuple(preferred),
         tuple(
-            _spread(each, namespace, labels) for each in spec.get("topologySpreadConstraints") or ()
+            spread
+            for each in spec.get("topologySpreadConstraints") or ()
+            if (spread := _spread(each, namespace, labels, kin)) and not _is_off(spread, profile)
         ),
+        profile,
     )
+
+
+def _named(written: bytes, profile: Profile, kin: LabelSelector | None) -> bytes:
+    """What tells a shape from those of other profiles, also of an earlier one of that name."""
+    return b"\0".join((repr(profile).encode(), str(kin or "").encode(), written))
+
+
+def _is_off(spread: Spread, profile: Profile) -> bool:
+    return spread.hard and "PodTopologySpread" in profile.off
 
 
 def _term(term: Object, namespace: str, labels: Mapping[str, str] | None, weight: int = 0) -> Term:
@@ -315,8 +353,13 @@ def _term(term: Object, namespace: str, labels: Mapping[str, str] | None, weight
     return Term(matcher, str(term.get("topologyKey") or ""), weight)
 
 
-def _spread(constraint: Object, namespace: str, labels: Mapping[str, str] | None) -> Spread:
-    selector = _selector(
+def _spread(
+    constraint: Object,
+    namespace: str,
+    labels: Mapping[str, str] | None,
+    kin: LabelSelector | None,
+) -> Spread:
+    selector = kin or _selector(
         constraint.get("labelSelector"), labels, constraint.get("matchLabelKeys") or (), ()
     )
     return Spread(
@@ -398,12 +441,17 @@ def is_gated(pod: Object) -> bool:
     return bool((pod.get("spec") or {}).get("schedulingGates"))
 
 
-def to_schedule(pod: Object) -> bool:
-    """Whether the pod waits for this scheduler."""
+def scheduler_name(pod: Object) -> str:
+    """The name of the scheduler that the pod waits for."""
+    return (pod.get("spec") or {}).get("schedulerName") or SCHEDULER_NAME
+
+
+def to_schedule(pod: Object, names: Container[str] = (SCHEDULER_NAME,)) -> bool:
+    """Whether the pod waits for a scheduler of these names."""
     spec = pod.get("spec") or {}
     return (
         not spec.get("nodeName")
-        and (spec.get("schedulerName") or SCHEDULER_NAME) == SCHEDULER_NAME
+        and scheduler_name(pod) in names
         and not deleting(pod)
         and not is_finished(pod)
     )

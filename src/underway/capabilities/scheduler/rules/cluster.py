@@ -271,15 +271,17 @@ class Ranking:
             self._heap = [(-score, name) for name, score in self.fitting.items()]
             heapq.heapify(self._heap)
 
-    def best(self) -> str | None:
-        """The best node; of equals the first by name, so that the answer is always the same."""
-        heap = self._heap
-        while heap:
-            score, name = heap[0]
-            if self.fitting.get(name) == -score:
-                return name
-            heapq.heappop(heap)
-        return None
+    def top(self, count: int) -> list[tuple[str, float]]:
+        """The best nodes with their scores; of equals the first by name comes first."""
+        heap, found = self._heap, []
+        while heap and len(found) < count:
+            score, name = heapq.heappop(heap)
+            known = self.fitting.get(name) == -score
+            if known and (not found or found[-1] != (score, name)):
+                found.append((score, name))
+        for each in found:
+            heapq.heappush(heap, each)
+        return [(name, -score) for score, name in found]
 
     def _judge(self, cluster: Cluster, name: str) -> None:
         self.fitting.pop(name, None)

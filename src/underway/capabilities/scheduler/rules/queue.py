@@ -39,9 +39,14 @@ class _Refused:
 
 
 class PodQueue:
-    """Pods that wait, by key."""
+    """Pods that wait, by key.
+
+    ``backoff_s`` is how long one refused twice is kept back, which doubles up to ``max_backoff_s``.
+    """
 
     def __init__(self) -> None:
+        self.backoff_s = BACKOFF_S
+        self.max_backoff_s = MAX_BACKOFF_S
         self._heap: list[tuple[int, int, str]] = []
         self._ready: dict[str, int] = {}  # key -> the sequence number that counts
         self._refused: dict[str, _Refused] = {}
@@ -87,7 +92,7 @@ class PodQueue:
         for key, refused in self._refused.items():
             if not refused.wants & what or refused.active or refused.due is not None:
                 continue
-            due = refused.at + backoff_s(refused.attempts)
+            due = refused.at + backoff_s(refused.attempts, self.backoff_s, self.max_backoff_s)
             if due <= now:
                 self._return(key, refused)
             else:
@@ -121,8 +126,8 @@ class PodQueue:
         heapq.heappush(self._heap, (-priority, number, key))
 
 
-def backoff_s(attempts: int) -> float:
+def backoff_s(attempts: int, first_s: float = BACKOFF_S, most_s: float = MAX_BACKOFF_S) -> float:
     """How long a pod refused so many times in a row is kept back, in seconds."""
     if attempts <= 1:
         return 0.0
-    return min(BACKOFF_S * 2.0 ** min(attempts - 2, 10), MAX_BACKOFF_S)
+    return min(first_s * 2.0 ** min(attempts - 2, 10), most_s)

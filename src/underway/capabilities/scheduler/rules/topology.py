@@ -26,9 +26,6 @@ from underway.capabilities.scheduler.model import (
 from underway.capabilities.scheduler.rules.cluster import Cluster
 from underway.capabilities.scheduler.rules.fit import Refusal
 
-REQUIRED_WEIGHT = 1  # of a placed pod's required affinity, when it favours the pods it wants
-_SPREAD, _INTERPOD = 2.0, 2.0  # weights of the scores
-
 _VOLUME = Refusal(("node(s) had volume node affinity conflict",), helpless=True)
 _AFFINITY = Refusal(("node(s) didn't match pod affinity rules",), helpless=True)
 _ANTI = Refusal(("node(s) didn't match pod anti-affinity rules",))
@@ -141,10 +138,11 @@ class Constraints:
             ]
             low, high = min(raw), max(raw)
             if high > low:
-                total = [_INTERPOD * 100.0 * (each - low) / (high - low) for each in raw]
+                weight = self._pod.shape.profile.weight("InterPodAffinity")
+                total = [weight * 100.0 * (each - low) / (high - low) for each in raw]
         if self._soft:
             for index, each in enumerate(self._spread_scores(nodes)):
-                total[index] += _SPREAD * each
+                total[index] += self._pod.shape.profile.weight("PodTopologySpread") * each
         return total
 
     # -- counting --------------------------------------------------------------------------
@@ -182,6 +180,8 @@ class Constraints:
 
     def _forbidden_by_others(self) -> list[tuple[str, set[str]]]:
         found: list[tuple[str, set[str]]] = []
+        if "InterPodAffinity" in self._pod.shape.profile.off:
+            return found
         for term, per_node in self._cluster.anti.items():
             if not term.matcher.matches(self._pod, self._cluster.namespaces):
                 continue
@@ -265,7 +265,7 @@ class Constraints:
             draw(term, self._cluster.counts(term.matcher), term.weight)
         for terms, fixed in (
             (self._cluster.preferred, 0),
-            (self._cluster.affinity, REQUIRED_WEIGHT),
+            (self._cluster.affinity, self._pod.shape.profile.required_weight),
         ):
             for term, per_node in terms.items():
                 if term.matcher.matches(self._pod, self._cluster.namespaces):

@@ -140,7 +140,7 @@ class NodeLifecycle:
             return
         if old is None or _renewed(old.view) != _renewed(new.view):
             self._seen[new.meta.name] = self._clock.monotonic()
-            self._promised[new.meta.name] = _promised_s(new.view)
+        self._promised[new.meta.name] = _promised_s(new.view)
 
     def _on_node(self, _kind: str, old: Entry | None, new: Entry | None) -> None:
         if new is None:

@@ -1,0 +1,1 @@
+"""Nodes and pods without machines: kwok's Stages say what becomes of them."""

@@ -1,0 +1,1 @@
+"""What a Stage selects, and what it makes of an object."""
