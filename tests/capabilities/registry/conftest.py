@@ -15,6 +15,7 @@ import pytest
 from underway.base.errors import NotFound
 from underway.base.home import Home, Settings
 from underway.capabilities.registry import routes
+from underway.capabilities.registry.backend.hub import Hub
 from underway.transport import pki
 from underway.transport.registry import RegistryClient, credentials
 from underway.wire import oci
@@ -45,7 +46,8 @@ class Direct:
 
     def __init__(self, home, ports=None, clock=None):
         self.home = home
-        self.handler = routes.app(home, ports or NoPorts(), clock)
+        self.hub = Hub(home, clock)
+        self.handler = routes.serve(self.hub, ports or NoPorts())
         settings = home.load_settings()
         host = f"{settings.bind_address}:{settings.registry_port}"
         self.login = credentials(home.registry_auth, host)

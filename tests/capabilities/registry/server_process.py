@@ -10,6 +10,7 @@ import msgspec
 from underway.base.errors import NotFound
 from underway.base.home import Home
 from underway.capabilities.registry import routes
+from underway.capabilities.registry.backend.hub import Hub
 from underway.transport import front, pki
 
 
@@ -29,9 +30,10 @@ async def main(home):
     async with await front.serve(handle, port=settings.registry_port, tls=context) as server:
         # Credentials name the port, so it has to be known before there is a registry.
         home.save_settings(msgspec.structs.replace(settings, registry_port=server.port))
-        handlers.append(routes.app(home, NoPorts()))
+        hub = Hub(home)
+        handlers.append(routes.serve(hub, NoPorts()))
         print(json.dumps({"port": server.port}), flush=True)
-        await asyncio.Event().wait()
+        await hub.jobs.run()
 
 
 asyncio.run(main(Home(Path(sys.argv[1]))))

@@ -12,10 +12,9 @@ from tests.capabilities.registry.conftest import Direct, environment
 from underway.base.errors import AlreadyExists, BadRequest, Conflict, NotFound
 from underway.base.home import Home
 from underway.capabilities.registry import cli
-from underway.capabilities.registry.backend.projects import Projects
 from underway.capabilities.registry.backend.tokens import TokenKey
 from underway.capabilities.registry.model import NameUnknown
-from underway.capabilities.registry.rules import access
+from underway.capabilities.registry.rules import access, roles
 from underway.wire import oci
 
 NOW = datetime(2026, 1, 1, tzinfo=UTC)
@@ -40,24 +39,24 @@ def clock():
 @pytest.fixture
 def direct(tmp_path, clock):
     made = Direct(Home(tmp_path), clock=clock)
+    made.hub.projects.create("team")
     made.push_image("team/app", "v1", b"layer of the team")
     made.push_image("other/app", "v1", b"layer of others")
     return made
 
 
 @pytest.fixture
-def projects(direct):
-    made = Projects(direct.home.registry)
-    made.create("team")
-    return made
+def hub(direct):
+    return direct.hub
 
 
 def basic(username, password):
     return "Basic " + base64.b64encode(f"{username}:{password}".encode()).decode()
 
 
-def robot(projects, *permissions, name="ci", expires_at=""):
-    _, secret = projects.add_robot("team", name, permissions, NOW, expires_at)
+def robot(hub, *permissions, name="ci", **more):
+    allowed = roles.image_permission("team", access.permissions_of(permissions))
+    _, secret = hub.robots.create(name, [allowed], project="team", **more)
     return basic(f"robot$team+{name}", secret)
 
 
@@ -189,8 +188,8 @@ def test_a_mount_with_a_token_that_lacks_its_source_asks_for_both(direct):
 
 
 @pytest.mark.parametrize("by_token", [True, False])
-def test_a_robot_does_what_it_may_in_its_project_alone(direct, projects, by_token):
-    password = robot(projects, "pull")
+def test_a_robot_does_what_it_may_in_its_project_alone(direct, hub, by_token):
+    password = robot(hub, "pull")
     digest = direct.call("HEAD", "/v2/team/app/manifests/v1").headers["docker-content-digest"]
     refused = 401 if by_token else 403
 
@@ -213,8 +212,8 @@ def test_a_robot_does_what_it_may_in_its_project_alone(direct, projects, by_toke
     assert status(direct, "GET", "/v2/_catalog", password) == 403
 
 
-def test_pushing_includes_pulling_but_not_deleting(direct, projects):
-    pusher, deleter = robot(projects, "push"), robot(projects, "delete", name="janitor")
+def test_pushing_includes_pulling_but_not_deleting(direct, hub):
+    pusher, deleter = robot(hub, "push"), robot(hub, "delete", name="janitor")
     path = "/v2/team/new/blobs/uploads/?digest=" + oci.digest_of(b"new")
     assert status(direct, "POST", path, pusher, b"new") == 201
     blob = "/v2/team/new/blobs/" + oci.digest_of(b"new")
@@ -224,8 +223,8 @@ def test_pushing_includes_pulling_but_not_deleting(direct, projects):
     assert status(direct, "DELETE", blob, deleter) == 202
 
 
-def test_mounting_reveals_nothing_of_other_projects(direct, projects):
-    pusher = robot(projects, "push")
+def test_mounting_reveals_nothing_of_other_projects(direct, hub):
+    pusher = robot(hub, "push")
     for data, source in ((b"layer of others", "other/app"), (b"absent", "other/app")):
         for more in ("", f"&from={source}"):
             path = f"/v2/team/app/blobs/uploads/?mount={oci.digest_of(data)}{more}"
@@ -235,18 +234,18 @@ def test_mounting_reveals_nothing_of_other_projects(direct, projects):
     assert status(direct, "POST", own + "&from=team/app", pusher) == 201
 
 
-def test_a_deleted_robot_can_do_nothing_at_once(direct, projects):
-    password = robot(projects, "pull")
+def test_a_deleted_robot_can_do_nothing_at_once(direct, hub):
+    password = robot(hub, "pull")
     bearer = f"Bearer {get_token(direct, password, 'repository:team/app:pull')}"
     for given in (password, bearer):
         assert status(direct, "GET", "/v2/team/app/manifests/v1", given) == 200
-    projects.remove_robot("team", "ci")
+    hub.robots.delete("team", "ci")
     for given in (password, bearer):
         assert status(direct, "GET", "/v2/team/app/manifests/v1", given) == 401
 
 
-def test_a_robots_time_ends(direct, projects, clock):
-    password = robot(projects, "pull", expires_at=(NOW + timedelta(days=1)).isoformat())
+def test_a_robots_time_ends(direct, hub, clock):
+    password = robot(hub, "pull", duration_days=1)
     assert status(direct, "GET", "/v2/", password) == 200
     clock.time += timedelta(days=1)
     assert status(direct, "GET", "/v2/", password) == 401
@@ -255,16 +254,16 @@ def test_a_robots_time_ends(direct, projects, clock):
 @pytest.mark.parametrize(
     "username", ["robot$team+no", "robot$absent+ci", "robot$../x+ci", "robot$+ci", "robot$team", ""]
 )
-def test_unknown_robots_are_refused(direct, projects, username):
-    robot(projects, "pull")
+def test_unknown_robots_are_refused(direct, hub, username):
+    robot(hub, "pull")
     assert status(direct, "GET", "/v2/", basic(username, "x")) == 401
 
 
-def test_secrets_are_not_kept(direct, projects):
-    _, secret = projects.add_robot("team", "ci", ["pull"], NOW)
+def test_secrets_are_not_kept(direct, hub):
+    secret = base64.b64decode(robot(hub, "pull").split()[1]).decode().partition(":")[2]
     files = [file for file in direct.home.registry.rglob("*") if file.is_file()]
     assert not any(secret.encode() in file.read_bytes() for file in files)
-    kept = direct.home.registry / "projects" / "team.json"
+    kept = direct.home.registry / "registry.db"
     assert kept.stat().st_mode & 0o777 == 0o600
     assert (direct.home.registry / "token.key").stat().st_mode & 0o777 == 0o600
 
@@ -272,9 +271,9 @@ def test_secrets_are_not_kept(direct, projects):
 # -- projects -------------------------------------------------------------------------------------
 
 
-def test_everybody_may_pull_from_a_public_project_and_strangers_by_token(direct, projects):
-    projects.create("other", public=True)
-    reader = robot(projects, "pull")
+def test_everybody_may_pull_from_a_public_project_and_strangers_by_token(direct, hub):
+    hub.projects.update(hub.projects.get("other").id, {"public": True})
+    reader = robot(hub, "pull")
     stranger = f"Bearer {get_token(direct, '', 'repository:other/app:pull,push')}"
     for given in (reader, stranger, ""):
         assert status(direct, "GET", "/v2/other/app/manifests/v1", given) == 200
@@ -284,8 +283,8 @@ def test_everybody_may_pull_from_a_public_project_and_strangers_by_token(direct,
     assert status(direct, "GET", "/v2/", "") == 401
 
 
-def test_a_sparse_project_takes_what_others_refuse(direct, projects):
-    projects.create("sparse", sparse=True)
+def test_a_sparse_project_takes_what_others_refuse(direct, hub):
+    hub.projects.create("sparse", sparse=True)
     entry = {"mediaType": oci.MANIFEST, "digest": "sha256:" + "0" * 64, "size": 1}
     data = json.dumps({"schemaVersion": 2, "manifests": [entry]}).encode()
     for name, expected in (("sparse", 201), ("team", 404)):
@@ -294,26 +293,29 @@ def test_a_sparse_project_takes_what_others_refuse(direct, projects):
 
 
 @pytest.mark.parametrize("name", ["a/b", "", "..", "UPPER", ".x", "a b"])
-def test_project_names_are_checked(projects, name):
-    for call in (projects.create, projects.get):
+def test_project_names_are_checked(hub, name):
+    for call in (hub.projects.create, hub.projects.get):
         with pytest.raises(BadRequest):
             call(name)
 
 
-def test_projects_and_robots_are_made_once(projects):
-    robot(projects, "pull")
+def test_projects_and_robots_are_made_once(hub):
+    robot(hub, "pull")
     with pytest.raises(AlreadyExists):
-        projects.create("team")
+        hub.projects.create("team")
     with pytest.raises(AlreadyExists):
-        robot(projects, "pull")
+        robot(hub, "pull")
+    allowed = [roles.image_permission("absent", ["pull"])]
     with pytest.raises(NotFound):
-        projects.add_robot("absent", "ci", ["pull"], NOW)
+        hub.robots.create("ci", allowed, project="absent")
+    with pytest.raises(BadRequest):
+        hub.robots.create("other", allowed, project="team")
     for permissions in ([], ["fly"]):
         with pytest.raises(BadRequest):
-            projects.add_robot("team", "x", permissions, NOW)
+            robot(hub, *permissions, name="x")
     for name in ("", "a+b", "A", "../x"):
         with pytest.raises(BadRequest):
-            projects.add_robot("team", name, ["pull"], NOW)
+            robot(hub, "pull", name=name)
 
 
 # -- the command line -----------------------------------------------------------------------------
@@ -339,14 +341,15 @@ def test_projects_by_the_command_line(direct):
         ("team", False, 1),
     ]
     assert told(direct, "project", "list").splitlines()[0].split()[:2] == ["open", "public"]
+    told(direct, "project", "update", "open", "--private", "--quota-bytes", "1000")
+    shown = json.loads(told(direct, "project", "show", "open", "-o", "json"))
+    assert (shown["public"], shown["quotaBytes"]) == (False, 1000)
     told(direct, "project", "delete", "open")
-    told(direct, "project", "create", "team")
     assert isinstance(invoke(direct, "project", "delete", "team").exception, Conflict)
     assert isinstance(invoke(direct, "project", "delete", "none").exception, NotFound)
 
 
 def test_robots_by_the_command_line(direct):
-    told(direct, "project", "create", "team")
     args = ("--allow", "push", "--expires-days", "30", "-o", "json")
     made = json.loads(told(direct, "robot", "create", "team", "ci", *args))
     assert made["permissions"] == ["pull", "push"]

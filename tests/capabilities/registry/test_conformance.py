@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from underway.capabilities.registry.backend.projects import Projects
+from underway.capabilities.registry.backend.hub import Hub
 from underway.transport.registry import credentials
 
 # Everything the suite can ask for, beyond what it asks for by itself.
@@ -42,7 +42,7 @@ def suite(tmp_path_factory):
 
 @pytest.mark.peer
 def test_the_official_suite_passes_with_every_option_on(suite, served, tmp_path):
-    Projects(served.home.registry).create("conformance", sparse=True)
+    Hub(served.home).projects.create("conformance", sparse=True)
     username, password = credentials(served.home.registry_auth, served.host)
     settings = {
         **EVERYTHING,

@@ -12,9 +12,9 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 from tests.capabilities.registry.conftest import image
 
-from underway.base.clock import SystemClock
 from underway.base.errors import NotFound, Unauthorized
-from underway.capabilities.registry.backend.projects import Projects
+from underway.capabilities.registry.backend.hub import Hub
+from underway.capabilities.registry.rules import access, roles
 from underway.transport.registry import RegistryClient
 from underway.wire import oci
 
@@ -157,12 +157,12 @@ def test_skopeo_without_or_with_wrong_credentials_is_turned_away(served, tmp_pat
 @needs_skopeo
 def test_skopeo_as_a_robot_is_kept_to_its_project(served, tmp_path):
     layout(tmp_path / "image", b"robot" * 1000)
-    projects = Projects(served.home.registry)
-    projects.create("robots")
-    now = SystemClock().now()
+    hub = Hub(served.home)
+    hub.projects.create("robots")
     creds = {}
     for name, permission in (("reader", "pull"), ("writer", "push")):
-        _, secret = projects.add_robot("robots", name, [permission], now)
+        allowed = roles.image_permission("robots", access.permissions_of([permission]))
+        _, secret = hub.robots.create(name, [allowed], project="robots")
         creds[name] = f"robot$robots+{name}:{secret}"
     image_file, certs = f"oci:{tmp_path}/image:latest", ["--dest-cert-dir", str(served.certs)]
 
@@ -178,7 +178,7 @@ def test_skopeo_as_a_robot_is_kept_to_its_project(served, tmp_path):
     for who in creds:
         where = ["--cert-dir", str(served.certs), "--creds", creds[who]]
         run("skopeo", "inspect", *where, f"docker://{served.host}/robots/app:v1")
-    projects.remove_robot("robots", "reader")
+    hub.robots.delete("robots", "reader")
     gone = ["--cert-dir", str(served.certs), "--creds", creds["reader"]]
     done = run("skopeo", "inspect", *gone, f"docker://{served.host}/robots/app:v1", check=False)
     assert done.returncode != 0
@@ -251,7 +251,7 @@ def test_many_pushes_of_the_same_blob_at_once(served):
     with served.client() as client:
         assert b"".join(client.blob("many/app0", digest)) == data
     value = digest.partition(":")[2]
-    assert [file.name for file in served.files if value in file.name] == [value]
+    assert len([file for file in served.files if value in file.name]) == 1
 
 
 def begin_upload(served, size):
@@ -303,4 +303,4 @@ def test_killed_in_the_middle_of_an_upload_leaves_no_half_blob(served, tmp_path)
         client.push_blob("half/app", digest, data, len(data))
         assert hashlib.sha256(b"".join(client.blob("half/app", digest))).hexdigest() == digest[7:]
     for file in served.files:
-        assert hashlib.sha256(file.read_bytes()).hexdigest() == file.name
+        assert hashlib.sha256(file.read_bytes()).hexdigest() == file.stem

@@ -130,7 +130,7 @@ def test_content_that_is_not_what_it_says_does_not_get_in(registry, images):
     images.spoil = "content"
     assert registry.call("GET", f"/v2/{REDIS}/manifests/7").status == 400
     storage = Storage(registry.home.registry)
-    assert list(storage.contents()) == []
+    assert storage.database.all("SELECT digest FROM contents") == []
     assert not list((registry.home.registry / "blobs").rglob(".*"))
 
 

@@ -149,6 +149,18 @@ class PageInvalid(RegistryError):
     spec_code, code = "PAGINATION_NUMBER_INVALID", 400
 
 
+class Immutable(RegistryError):
+    """A rule forbids to change or delete the tag."""
+
+    spec_code, code = "PRECONDITION", 412
+
+
+class PreconditionFailed(RegistryError):
+    """Something else has to be done first."""
+
+    spec_code, code = "PRECONDITION", 412
+
+
 class Unsupported(RegistryError):
     """The registry does not do this."""
 
@@ -162,6 +174,27 @@ class Stored:
     digest: str
     media_type: str
     data: bytes
+    id: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Blob:
+    """Where a blob's bytes are: at a ``place``, or here, as ``data``."""
+
+    digest: str
+    size: int
+    place: str
+    data: bytes | None
+
+
+@dataclass(frozen=True, slots=True)
+class Pushed:
+    """The rows of an artifact that was pushed; ``new`` unless the repository had it."""
+
+    project_id: int
+    repository_id: int
+    artifact_id: int
+    new: bool
 
 
 @dataclass(frozen=True, slots=True)
@@ -177,42 +210,66 @@ class Route:
     reference: str = ""
 
 
-class Robot(msgspec.Struct, frozen=True, rename="camel"):
-    """A program's account in one project.
+class Access(msgspec.Struct, frozen=True):
+    """One thing a robot may do: an action on a resource, as ``push`` on ``repository``."""
 
-    ``permissions`` are some of pull, push and delete; ``secret_hash`` is the hexadecimal SHA-256 of
-    ``salt`` and secret; times are RFC 3339, ``expires_at`` empty for never.
+    resource: str
+    action: str
+    effect: str = "allow"
+
+
+class Permission(msgspec.Struct, frozen=True):
+    """What a robot may do where: ``kind`` project or system, ``namespace`` a project, * or /."""
+
+    kind: str
+    namespace: str
+    access: tuple[Access, ...] = ()
+
+
+class Robot(msgspec.Struct, frozen=True):
+    """A program's account, of one project or (``project`` empty) of the whole registry.
+
+    ``secret_hash`` is the hexadecimal SHA-256 of ``salt`` and secret; ``expires_s`` are seconds
+    since 1970, -1 for never.
     """
 
+    id: int
     name: str
-    permissions: tuple[str, ...]
+    project: str
+    permissions: tuple[Permission, ...]
     salt: str
     secret_hash: str
     created_at: str
-    expires_at: str = ""
+    expires_s: int = -1
+    disabled: bool = False
 
 
-class Project(msgspec.Struct, frozen=True, rename="camel"):
+class Project(msgspec.Struct, frozen=True):
     """What holds for all repositories whose name begins with the project's.
 
     Everybody may pull from a ``public`` project. A ``sparse`` one takes manifests that name content
-    it does not have.
+    it does not have. One with a ``registry_id`` is a cache of that registry.
     """
 
+    id: int
     name: str
     public: bool = False
     sparse: bool = False
-    robots: tuple[Robot, ...] = ()
+    registry_id: int = 0
 
 
 @dataclass(frozen=True, slots=True)
 class Account:
-    """Who asks. Without a name it is a stranger; the administrator may do everything."""
+    """Who asks. Without a name it is a stranger; an administrator may do everything.
+
+    ``kind`` is user, robot or serviceaccount. ``permissions`` are a robot's.
+    """
 
     name: str = ""
     administrator: bool = False
-    project: str = ""
-    permissions: frozenset[str] = frozenset()
+    kind: str = "user"
+    id: int = 0
+    permissions: tuple[Permission, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

@@ -150,6 +150,7 @@ def import_(place: str, name: str) -> None:
     tell = lambda text: click.echo(text, err=True)  # noqa: E731  # one line of progress
     count, changed = import_from(place, name, advisories, SystemClock(), tell)
     click.echo(f"{count} advisories, {len(changed)} of them new or changed")
+    _notify(changed)
 
 
 @db.command()
@@ -180,8 +181,27 @@ def update() -> None:
             each.place, each.name, advisories, SystemClock(), lambda _: None
         )
         click.echo(f"{each.name}: {count} advisories, {len(changed)} of them new or changed")
+        _notify(changed)
     if not places:
         click.echo("no source came from an address")
+
+
+def _notify(changed: list[str]) -> None:
+    from underway.capabilities.scan.backend.notifier import notify
+
+    id_, count = notify(Home.from_environment(), _scanner(), changed)
+    if id_:
+        click.echo(f"{count} new findings in images indexed before: notification {id_}")
+
+
+@scan.command()
+@click.option("--days", default=30, show_default=True, type=click.IntRange(1, 3650))
+def token(days: int) -> None:
+    """Print a token for the scanner's HTTP service (Clair's API, Harbor's scanner API)."""
+    from underway.capabilities.scan.backend import tokens
+
+    secret = tokens.key(Home.from_environment())
+    click.echo(tokens.issue(secret, SystemClock().now(), days * 86_400))
 
 
 def _print_json(value: Any) -> None:

@@ -1,112 +1,131 @@
 """Freeing what no manifest needs any more.
 
-Safe beside a running registry, and beside clients in the middle of a push: taken away is only what
-was not used for a while, each piece looked at once more while nobody else can use it.
+Safe beside running registries, and beside clients in the middle of a push: taken away is only what
+was not used for a while, in transactions that look once more.
 """
 
 from __future__ import annotations
 
-import contextlib
-import logging
-from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
-from datetime import datetime
-from pathlib import Path
+from datetime import datetime, timedelta
 
-from underway.base.errors import UnderwayError
+from underway.capabilities.registry.backend.database import Cursor
 from underway.capabilities.registry.backend.storage import Storage
-from underway.capabilities.registry.rules import distribution
+from underway.capabilities.registry.rules import times
 
-log = logging.getLogger(__name__)
-
-GRACE_S = 3600  # between the use of a blob and the manifest that names it
-_CLOCK_STEP_S = 0.1  # files' times lag behind the clock by up to a tick of the kernel
+GRACE_S = 3600.0  # between the use of a blob and the manifest that names it
 ABANDONED_S = 24 * 3600  # an upload that received nothing for so long
+_AT_ONCE = 500  # rows deleted by one transaction
+
+_LINKS = (
+    "FROM blob_links WHERE used_s < ? AND NOT EXISTS (SELECT 1 FROM parts p "
+    "WHERE p.repository_id = blob_links.repository_id AND p.digest = blob_links.digest)"
+)
+_CONTENTS = (
+    "FROM contents WHERE used_s < ? "
+    "AND NOT EXISTS (SELECT 1 FROM blob_links l WHERE l.digest = contents.digest) "
+    "AND NOT EXISTS (SELECT 1 FROM artifacts a WHERE a.digest = contents.digest)"
+)
 
 
 @dataclass(frozen=True, slots=True)
 class Freed:
-    """What was taken away; ``links`` are blobs taken out of repositories that had no use for it."""
+    """What was, or would be, taken away.
+
+    ``links`` are blobs taken out of repositories that had no use for it; ``manifests`` are those
+    without a tag, taken only where that was asked for.
+    """
 
     blobs: int = 0
     size_bytes: int = 0
     links: int = 0
     uploads: int = 0
+    manifests: int = 0
 
 
-def collect(storage: Storage, now: datetime, *, grace_s: float = GRACE_S) -> Freed:
+def collect(
+    storage: Storage,
+    now: datetime,
+    *,
+    grace_s: float = GRACE_S,
+    untagged: bool = False,
+    dry_run: bool = False,
+) -> Freed:
     """Take away what no manifest needs and nobody used within ``grace_s`` seconds. Blocks."""
-    before_s = now.timestamp() - grace_s - _CLOCK_STEP_S
-    # Who is storing a manifest right now finishes first: its use of content may be older than
-    # ``before_s``. Who begins later uses content later.
-    with storage.locked(alone=True):
-        pass
-    live: set[str] = set()
+    before_s = now.timestamp() - grace_s
+    manifests = _drop_untagged(storage, now, grace_s, dry_run=dry_run) if untagged else 0
+    if dry_run:
+        return _estimate(storage, before_s, manifests)
     links = 0
-    for repository in storage.repositories():
-        needed = set()
-        for digest, link in storage.manifest_links(repository):
-            live.add(digest)
-            try:
-                needed |= _named_by(storage, repository, digest)
-            except UnderwayError:
-                if link.exists():
-                    raise  # and was not deleted meanwhile
-        for digest, link in storage.blob_links(repository):
-            if digest not in needed and _remove_unused(storage, link, before_s) is not None:
-                links += 1
-            else:
-                live.add(digest)
+    while found := storage.database.write(lambda cursor: _drop_links(cursor, before_s)):
+        links += found
     blobs = size_bytes = 0
-    for digest, file in storage.contents():
-        if digest in live:
-            continue
-        freed = _remove_unused(storage, file, before_s)
-        if freed is not None:
+    while dropped := storage.database.write(lambda cursor: _drop_contents(cursor, before_s)):
+        for place, size in dropped:
+            if place:
+                storage.contents.remove(place)
             blobs += 1
-            size_bytes += freed
-    for file in _left_aside(storage):
-        _remove_unused(storage, file, before_s)
-    return Freed(blobs, size_bytes, links, drop_abandoned(storage, now))
+            size_bytes += size
+    for place, time_s, _ in storage.contents.places():
+        # A file was written, and its row was not.
+        algorithm, _, value = place.replace(".", "/").split("/")[:3]
+        if time_s < before_s and not storage.database.one(
+            "SELECT 1 AS known FROM contents WHERE digest = ? AND place = ?",
+            f"{algorithm}:{value}", place,
+        ):  # fmt: skip
+            storage.contents.remove(place)
+    return Freed(blobs, size_bytes, links, drop_abandoned(storage, now), manifests)
 
 
 def drop_abandoned(storage: Storage, now: datetime) -> int:
     """Throw away uploads nobody went on with; gives how many. Blocks."""
-    before_s = now.timestamp() - ABANDONED_S
-    files: Iterable[Path] = list(storage.uploads.iterdir())
-    return sum(_remove_unused(storage, file, before_s) is not None for file in files)
+    return storage.uploads.drop(now.timestamp() - ABANDONED_S)
 
 
-def _named_by(storage: Storage, repository: str, digest: str) -> set[str]:
-    """The blobs a manifest needs.
-
-    Raises:
-        UnderwayError: it cannot be read. Nothing is freed then: what it needs is not known.
-    """
-    try:
-        stored = storage.manifest(repository, digest)
-        content = distribution.check_manifest(stored.data, stored.media_type)
-    except UnderwayError as error:
-        raise UnderwayError(
-            f"manifest {digest} of {repository} cannot be read: {error}",
-            hint="delete it, then collect garbage again",
-        ) from error
-    return {descriptor.digest for descriptor in distribution.blobs_of(content)}
+def _drop_links(cursor: Cursor, before_s: float) -> int:
+    rows = cursor.all(f"SELECT repository_id, digest {_LINKS} LIMIT {_AT_ONCE}", before_s)
+    for row in rows:
+        cursor.run(
+            f"DELETE {_LINKS} AND repository_id = ? AND digest = ?",
+            before_s, row["repository_id"], row["digest"],
+        )  # fmt: skip
+    return len(rows)
 
 
-def _remove_unused(storage: Storage, file: Path, before_s: float) -> int | None:
-    """Remove a file not used since ``before_s``; gives its size, or None where it stays."""
-    with contextlib.suppress(FileNotFoundError):
-        if file.stat().st_mtime >= before_s:
-            return None
-        with storage.locked(alone=True):
-            found = file.stat()
-            if found.st_mtime < before_s:
-                file.unlink()
-                return found.st_size
-    return None
+def _drop_contents(cursor: Cursor, before_s: float) -> list[tuple[str, int]]:
+    dropped = []
+    for row in cursor.all(f"SELECT digest {_CONTENTS} LIMIT {_AT_ONCE}", before_s):
+        gone = cursor.one(
+            f"DELETE {_CONTENTS} AND digest = ? RETURNING place, size", before_s, row["digest"]
+        )
+        if gone is not None:
+            dropped.append((gone["place"], gone["size"]))
+    return dropped
 
 
-def _left_aside(storage: Storage) -> Iterator[Path]:
-    """Files that were being written when the machine or the process stopped."""
-    yield from storage.blobs.glob("*/??/.*")
+def _drop_untagged(storage: Storage, now: datetime, grace_s: float, *, dry_run: bool) -> int:
+    """Delete manifests without a tag that no index lists and that are about nothing."""
+    before = times.text(now - timedelta(seconds=grace_s))
+    rows = storage.database.all(
+        "SELECT r.name, a.digest FROM artifacts a JOIN repositories r ON r.id = a.repository_id "
+        "WHERE a.subject = '' AND a.push_time < ? "
+        "AND NOT EXISTS (SELECT 1 FROM tags t WHERE t.artifact_id = a.id) "
+        "AND NOT EXISTS (SELECT 1 FROM parts p WHERE p.repository_id = a.repository_id "
+        "AND p.digest = a.digest)",
+        before,
+    )
+    if not dry_run:
+        for row in rows:
+            storage.delete_manifest(row["name"], row["digest"], accessories=True)
+    return len(rows)
+
+
+def _estimate(storage: Storage, before_s: float, manifests: int) -> Freed:
+    row = storage.database.one(
+        "SELECT count(*) AS blobs, coalesce(sum(size), 0) AS size FROM contents c "
+        "WHERE used_s < ? AND NOT EXISTS (SELECT 1 FROM parts p WHERE p.digest = c.digest) "
+        "AND NOT EXISTS (SELECT 1 FROM artifacts a WHERE a.digest = c.digest)",
+        before_s,
+    )
+    assert row is not None
+    return Freed(int(row["blobs"]), int(row["size"]), manifests=manifests)

@@ -76,7 +76,7 @@ class StandIns:
         for blob in blobs:
             self._storage.adopt_blob(repository, blob, _file(layout, blob))
         stored = Stored(digest, kind, data)
-        self._storage.put_manifest(repository, stored, tags=[tag], blobs=blobs)
+        self._storage.put_manifest(repository, stored, tags=[tag])
 
 
 def _file(layout: Path, digest: str) -> Path:

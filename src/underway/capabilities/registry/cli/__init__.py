@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import click
 
-from underway.capabilities.registry.cli import accounts, images
+from underway.capabilities.registry.cli import accounts, images, replication
 
 
 @click.group()
@@ -21,5 +21,6 @@ for _command in (
     accounts.project,
     accounts.robot,
     accounts.login,
+    replication.replication,
 ):
     registry.add_command(_command)

@@ -4,25 +4,24 @@ from __future__ import annotations
 
 import os
 import sys
-from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
 import click
 
-from underway.base.clock import SystemClock
 from underway.base.errors import Conflict, NotFound
 from underway.capabilities.registry.backend.credentials import auth_entry, write_login
-from underway.capabilities.registry.backend.projects import Projects
-from underway.capabilities.registry.backend.storage import Storage
+from underway.capabilities.registry.backend.projects import MEMBERS
 from underway.capabilities.registry.cli.output import (
     columns,
     output_option,
+    readable,
     registry_home,
+    registry_hub,
     show,
 )
-from underway.capabilities.registry.model import Project, Robot
-from underway.capabilities.registry.rules import access
+from underway.capabilities.registry.model import Robot
+from underway.capabilities.registry.rules import access, roles, times
 from underway.transport.registry import credentials
 
 
@@ -35,29 +34,30 @@ def project() -> None:
 @output_option
 def list_projects(output: str) -> None:
     """List projects, those too that exist only because something was pushed."""
-    home = registry_home()
-    projects = Projects(home.registry)
-    pushed = [access.project_of(name) for name in Storage(home.registry).repositories()]
-    names = sorted({*projects.names(), *pushed})
-    found = [projects.find(name) or Project(name) for name in names]
+    hub = registry_hub()
+    pushed = [access.project_of(name) for name in hub.storage.repositories()]
+    found = [hub.projects.row(name) for name in hub.projects.names()]
     rows = [
         {
-            "name": each.name,
-            "public": each.public,
-            "sparse": each.sparse,
-            "robots": len(each.robots),
-            "repositories": pushed.count(each.name),
+            "name": each["name"],
+            "public": each["public"],
+            "sparse": each["sparse"],
+            "robots": len(hub.robots.of_project(each["name"])),
+            "repositories": pushed.count(each["name"]),
+            "usedBytes": each["used_bytes"],
+            "quotaBytes": each["quota_bytes"],
         }
         for each in found
     ]
     table = [
         (
-            each.name,
-            "public" if each.public else "private",
-            f"{pushed.count(each.name)} repositories",
-            f"{len(each.robots)} robots",
+            row["name"],
+            "public" if row["public"] else "private",
+            f"{row['repositories']} repositories",
+            f"{row['robots']} robots",
+            readable(row["usedBytes"]),
         )
-        for each in found
+        for row in rows
     ]
     show(rows, output, columns(table), empty="No projects.")
 
@@ -68,23 +68,72 @@ def list_projects(output: str) -> None:
 @click.option("--sparse", is_flag=True, help="Take manifests that name content it does not have.")
 def create_project(name: str, *, public: bool, sparse: bool) -> None:
     """Create the project NAME, so that it can have robots."""
-    Projects(registry_home().registry).create(name, public=public, sparse=sparse)
+    registry_hub().projects.create(name, public=public, sparse=sparse)
     click.echo(f"Created the project {name}.")
+
+
+@project.command("show")
+@click.argument("name")
+@output_option
+def show_project(name: str, output: str) -> None:
+    """Show the project NAME, its members and robots."""
+    hub = registry_hub()
+    row = hub.projects.row(name)
+    members = MEMBERS.where(hub.database, "project_id = ?", row["id"])
+    value = {
+        "name": name,
+        "public": row["public"],
+        "sparse": row["sparse"],
+        "owner": row["owner_name"],
+        "usedBytes": row["used_bytes"],
+        "quotaBytes": row["quota_bytes"],
+        "members": [
+            {"name": each["entity_name"], "role": roles.ROLES[each["role_id"]]} for each in members
+        ],
+        "robots": [_robot_row(each) for each in hub.robots.of_project(name)],
+    }
+    limit = "no limit" if row["quota_bytes"] < 0 else f"of {readable(row['quota_bytes'])}"
+    lines = [
+        f"{name}  {'public' if row['public'] else 'private'}  owner {row['owner_name']}",
+        f"storage: {readable(row['used_bytes'])}, {limit}",
+        *(f"member: {each['name']}  {each['role']}" for each in value["members"]),
+        *(f"robot: {each['username']}" for each in value["robots"]),
+    ]
+    show(value, output, lines)
+
+
+@project.command("update")
+@click.argument("name")
+@click.option("--public/--private", default=None, help="Whether everybody may pull from it.")
+@click.option("--quota-bytes", type=click.IntRange(-1), help="What it may hold; -1: any number.")
+def update_project(name: str, *, public: bool | None, quota_bytes: int | None) -> None:
+    """Change the project NAME.
+
+    \b
+    Example:
+      underway registry project update team --public --quota-bytes 10737418240
+    """
+    hub = registry_hub()
+    wanted = {"public": public, "quota_bytes": quota_bytes}
+    values = {field: value for field, value in wanted.items() if value is not None}
+    if not values:
+        raise click.UsageError("nothing to change: give --public, --private or --quota-bytes")
+    hub.projects.update(hub.projects.get(name).id, values)
+    click.echo(f"Changed the project {name}.")
 
 
 @project.command("delete")
 @click.argument("name")
 def delete_project(name: str) -> None:
     """Delete the project NAME and its robots. It must not have repositories."""
-    home = registry_home()
-    projects = Projects(home.registry)
-    projects.get(name)
-    if left := Storage(home.registry).repositories(name):
+    hub = registry_hub()
+    hub.projects.get(name)
+    if left := hub.storage.repositories(name):
         raise Conflict(
             f"the project {name} has {len(left)} repositories",
             hint=f"underway registry repo delete {left[0]}",
         )
-    projects.delete(name)
+    hub.projects.delete(name)
     click.echo(f"Deleted the project {name}.")
 
 
@@ -98,9 +147,11 @@ def robot() -> None:
 @output_option
 def list_robots(project_name: str | None, output: str) -> None:
     """List the robots of a PROJECT, or of all."""
-    projects = Projects(registry_home().registry)
-    found = [projects.get(each) for each in ([project_name] if project_name else projects.names())]
-    rows = [_robot_row(each.name, robot) for each in found for robot in each.robots]
+    hub = registry_hub()
+    if project_name:
+        hub.projects.get(project_name)
+    names = [project_name] if project_name else ["", *hub.projects.names()]
+    rows = [_robot_row(each) for name in names for each in hub.robots.of_project(name)]
     table = [
         (row["username"], ",".join(row["permissions"]), row["expiresAt"] or "never expires")
         for row in rows
@@ -130,11 +181,14 @@ def create_robot(
     output: str,
 ) -> None:
     """Create the robot NAME in a PROJECT, and show its secret this once."""
-    now = SystemClock().now()
-    until = (now + timedelta(days=expires_days)).isoformat() if expires_days else ""
-    projects = Projects(registry_home().registry)
-    made, secret = projects.add_robot(project_name, name, permissions, now, until)
-    row = {**_robot_row(project_name, made), "secret": secret}
+    hub = registry_hub()
+    allowed = roles.image_permission(project_name, access.permissions_of(permissions))
+    _, secret = hub.robots.create(
+        name, [allowed], project=project_name, duration_days=expires_days or -1, creator="admin"
+    )
+    made = hub.robots.find(project_name, name)
+    assert made is not None
+    row = {**_robot_row(made), "secret": secret}
     lines = [f"username: {row['username']}", f"secret: {secret}"]
     show(row, output, [*lines, "The secret is not kept: store it now."])
 
@@ -144,7 +198,7 @@ def create_robot(
 @click.argument("name")
 def delete_robot(project_name: str, name: str) -> None:
     """Delete the robot NAME of a PROJECT; it can do nothing from now on."""
-    Projects(registry_home().registry).remove_robot(project_name, name)
+    registry_hub().robots.delete(project_name, name)
     click.echo(f"Deleted the robot {access.robot_username(project_name, name)}.")
 
 
@@ -205,10 +259,13 @@ def _default_authfile() -> Path:
     return Path(f"/run/containers/{os.getuid()}/auth.json")
 
 
-def _robot_row(project_name: str, found: Robot) -> dict[str, Any]:
+def _robot_row(found: Robot) -> dict[str, Any]:
+    rights = {right for each in found.permissions
+              for right in roles.robot_rights([each], found.project or each.namespace)}  # fmt: skip
+    actions = roles.image_actions(frozenset(rights))
     return {
-        "username": access.robot_username(project_name, found.name),
-        "permissions": list(found.permissions),
+        "username": access.robot_username(found.project, found.name),
+        "permissions": [each for each in access.PERMISSIONS if each in actions],
         "createdAt": found.created_at,
-        "expiresAt": found.expires_at,
+        "expiresAt": times.of_s(found.expires_s) if found.expires_s >= 0 else "",
     }

@@ -14,7 +14,7 @@ from underway.capabilities.registry.cli.output import (
     columns,
     output_option,
     readable,
-    registry_home,
+    registry_hub,
     show,
 )
 from underway.capabilities.registry.rules import distribution
@@ -40,7 +40,7 @@ def list_images(repository: str | None, output: str) -> None:
 @click.option(
     "--grace-s",
     type=click.IntRange(0),
-    default=garbage.GRACE_S,
+    default=int(garbage.GRACE_S),
     show_default=True,
     help="Keep what was used within this many seconds; a push may still need it.",
 )
@@ -78,7 +78,7 @@ def show_repository(repository: str, output: str) -> None:
     storage = _storage()
     tags = storage.tags(_checked(repository))
     found: dict[str, int] = {}
-    for digest, _ in storage.manifest_links(repository):
+    for digest in storage.manifests(repository):
         found |= {part.digest: part.size_bytes for part in _parts(storage, repository, digest)}
     value = {**_repository_row(storage, repository), "sizeBytes": sum(found.values())}
     value["tagNames"] = tags
@@ -143,7 +143,7 @@ def list_artifacts(repository: str, output: str) -> None:
     tags = _tags_by_digest(storage, _checked(repository))
     rows = [
         {**_row(storage, repository, digest), "tags": tags.get(digest, [])}
-        for digest, _ in storage.manifest_links(repository)
+        for digest in storage.manifests(repository)
     ]
     table = [
         (row["digest"], readable(row["sizeBytes"]), row["mediaType"], ",".join(row["tags"]))
@@ -185,7 +185,7 @@ def delete_artifact(image: str) -> None:
 
 
 def _storage() -> Storage:
-    return Storage(registry_home().registry)
+    return registry_hub().storage
 
 
 def _checked(repository: str) -> str:
@@ -230,7 +230,7 @@ def _repository_row(storage: Storage, repository: str) -> dict[str, Any]:
     return {
         "repository": repository,
         "tags": len(storage.tags(repository)),
-        "artifacts": sum(1 for _ in storage.manifest_links(repository)),
+        "artifacts": len(storage.manifests(repository)),
     }
 
 

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 import msgspec
 
 from underway.base.errors import NotFound
 from underway.base.home import Home
+
+if TYPE_CHECKING:
+    from underway.capabilities.registry.backend.hub import Hub
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -29,6 +32,13 @@ def registry_home() -> Home:
             hint="start the platform once with `underway up`, or set UNDERWAY_HOME",
         )
     return home
+
+
+def registry_hub() -> Hub:
+    """The registry of the home, opened beside the running one."""
+    from underway.capabilities.registry.backend.hub import Hub
+
+    return Hub(registry_home())
 
 
 def show(value: Any, output: str, lines: Sequence[str], *, empty: str = "") -> None:

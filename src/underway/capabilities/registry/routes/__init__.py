@@ -2,22 +2,20 @@
 
 from __future__ import annotations
 
-from underway.base.clock import Clock, SystemClock
+from underway.base.clock import Clock
 from underway.base.errors import NotFound, UnderwayError
 from underway.base.home import Home
+from underway.base.threads import run_blocking
 from underway.capabilities.registry.backend import garbage
-from underway.capabilities.registry.backend.accounts import Accounts
-from underway.capabilities.registry.backend.credentials import ensure_credentials
-from underway.capabilities.registry.backend.projects import Projects
+from underway.capabilities.registry.backend.hub import Hub, shared
 from underway.capabilities.registry.backend.standins import StandIns
-from underway.capabilities.registry.backend.storage import Storage
-from underway.capabilities.registry.backend.tokens import TokenKey
 from underway.capabilities.registry.model import (
     LoginRequired,
     RegistryError,
     Scope,
 )
 from underway.capabilities.registry.routes.distribution import Registry
+from underway.capabilities.registry.routes.harbor import Harbor
 from underway.capabilities.registry.routes.tokens import answer_token
 from underway.capabilities.registry.rules import access, distribution
 from underway.kit.ports import BaseImages
@@ -27,37 +25,46 @@ from underway.wire.http import Handler, Request, Response, json_response
 
 def app(home: Home, ports: Ports, clock: Clock | None = None) -> Handler:
     """The registry of a home, with its credentials and, where something makes them, stand-ins."""
-    clock = clock or SystemClock()
-    username, password = ensure_credentials(home, home.load_settings())
-    storage = Storage(home.registry)
-    garbage.drop_abandoned(storage, clock.now())
-    key = TokenKey.load(home.registry / "token.key")
-    accounts = Accounts(username, password, Projects(home.registry), key, clock)
+    return serve(shared(home) if clock is None else Hub(home, clock), ports)
+
+
+def serve(hub: Hub, ports: Ports) -> Handler:
+    """The HTTP service of a registry that was put together."""
+    garbage.drop_abandoned(hub.storage, hub.clock.now())
     try:
         images: BaseImages | None = ports.get("base-images")
     except NotFound:
         images = None
-    stand_ins = StandIns(storage, images, home.registry / "making")
-    return Service(Registry(storage, stand_ins, accounts), accounts).handle
+    stand_ins = StandIns(hub.storage, images, hub.home.registry / "making")
+    return Service(hub, Registry(hub, stand_ins), Harbor(hub)).handle
 
 
 class Service:
     """Lets in who may, and writes errors as the distribution specification wants them."""
 
-    def __init__(self, registry: Registry, accounts: Accounts) -> None:
+    def __init__(self, hub: Hub, registry: Registry, harbor: Harbor) -> None:
+        self._cluster = hub.cluster
         self._registry = registry
-        self._accounts = accounts
+        self._accounts = hub.accounts
+        self._harbor = harbor
 
     async def handle(self, request: Request) -> Response:
         """Answer one request."""
+        if self._harbor.takes(request):
+            return await self._harbor.handle(request)
         wanted: Scope | None = None
         try:
             segments = request.segments()
+            await self._cluster.learn(request.headers.get("authorization", ""))
             if segments == ["service", "token"]:
-                return await answer_token(request, self._accounts)
+                return await answer_token(request, self._accounts, self._cluster)
             route = distribution.parse_path(segments)
             wanted = access.needed(request.method, route)
-            identity = self._accounts.identify(request.headers.get("authorization", ""))
+            header = request.headers.get("authorization", "")
+            if self._accounts.is_slow(header):
+                identity = await run_blocking(self._accounts.identify, header)
+            else:
+                identity = self._accounts.identify(header)
             self._accounts.check(identity, wanted)
             response = await self._registry.answer(request, route, identity)
         except RegistryError as error:

@@ -6,23 +6,27 @@ Source: opencontainers/distribution-spec 1.1, end-1 to end-14.
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Awaitable, Callable
-from pathlib import Path
+from typing import ParamSpec, TypeVar
 from urllib.parse import quote, urlencode
 
 import msgspec
 
 from underway.base.errors import TooLarge
 from underway.base.threads import run_blocking
-from underway.capabilities.registry.backend.accounts import Accounts
+from underway.capabilities.registry.backend import events
+from underway.capabilities.registry.backend.database import Cursor
+from underway.capabilities.registry.backend.hub import Hub
 from underway.capabilities.registry.backend.standins import StandIns
-from underway.capabilities.registry.backend.storage import Storage
 from underway.capabilities.registry.model import (
+    Blob,
     BlobUnknown,
     DigestInvalid,
     Identity,
     ManifestInvalid,
     ManifestTooLarge,
     ManifestUnknown,
+    Project,
+    Pushed,
     RangeInvalid,
     Route,
     Scope,
@@ -35,6 +39,9 @@ from underway.capabilities.registry.rules import access, distribution
 from underway.wire import oci
 from underway.wire.http import Request, Response, json_response
 
+P = ParamSpec("P")
+T = TypeVar("T")
+
 _PIECE = 1024 * 1024
 _TAGS_LIMIT = 100  # set by one request
 
@@ -42,25 +49,30 @@ _TAGS_LIMIT = 100  # set by one request
 class Registry:
     """Answers the distribution API to those who may ask."""
 
-    def __init__(self, storage: Storage, stand_ins: StandIns, accounts: Accounts) -> None:
-        self._storage = storage
+    def __init__(self, hub: Hub, stand_ins: StandIns) -> None:
+        self._hub = hub
+        self._storage = hub.storage
+        self._uploading = hub.storage.uploads
         self._stand_ins = stand_ins
-        self._accounts = accounts
+        self._accounts = hub.accounts
         self._receiving: set[str] = set()
         self._handlers: dict[str, Callable[[Request, Route], Awaitable[Response]]] = {
             "base": self._base,
             "catalog": self._catalog,
             "blob": self._blob,
             "upload": self._upload,
-            "manifest": self._manifest,
             "tags": self._tags,
             "referrers": self._referrers,
         }
 
     async def answer(self, request: Request, route: Route, identity: Identity) -> Response:
         """Answer one request of somebody who may make it; raises RegistryError."""
+        if request.method in ("POST", "PUT", "PATCH") and self._cached(route):
+            raise Unsupported(f"{route.repository} is a cache: nothing can be pushed to it")
         if route.kind == "uploads":
             return await self._uploads(request, route, identity)
+        if route.kind == "manifest":
+            return await self._manifest(request, route, identity)
         return await self._handlers[route.kind](request, route)
 
     async def _base(self, request: Request, route: Route) -> Response:
@@ -84,11 +96,8 @@ class Registry:
         if request.method == "DELETE":
             await run_blocking(self._storage.delete_blob, route.repository, digest)
             return Response(202)
-        path = await run_blocking(self._storage.blob_path, route.repository, digest)
-        try:
-            size = path.stat().st_size
-        except FileNotFoundError as error:
-            raise BlobUnknown(f"blob {digest} is not in {route.repository}") from error
+        found = await self._find_blob(route)
+        size = found.size
         headers = {
             "content-type": "application/octet-stream",
             "docker-content-digest": digest,
@@ -103,7 +112,7 @@ class Registry:
         headers["content-length"] = str(last - first + 1)
         if span:
             headers["content-range"] = f"bytes {first}-{last}/{size}"
-        body = b"" if request.method == "HEAD" else _file(path, first, last)
+        body = b"" if request.method == "HEAD" else self._bytes(found, first, last)
         return Response(206 if span else 200, headers, body)
 
     async def _uploads(self, request: Request, route: Route, identity: Identity) -> Response:
@@ -119,7 +128,7 @@ class Registry:
             raise DigestInvalid(f"{digest!r} is no digest")
         if digest:
             algorithm = digest.partition(":")[0]
-        upload = await run_blocking(self._storage.start_upload, algorithm)
+        upload = await run_blocking(self._uploading.start, algorithm)
         if digest:
             await self._receive(request, upload, 0)
             return await self._finish(route.repository, upload, digest)
@@ -147,11 +156,11 @@ class Registry:
     async def _upload(self, request: Request, route: Route) -> Response:
         _allow(request, "GET", "PATCH", "PUT", "DELETE")
         upload = route.reference
-        size = await run_blocking(self._storage.upload_size, upload)
+        size = await run_blocking(self._uploading.size, upload)
         if request.method == "GET":
             return self._accepted(route.repository, upload, size, 204)
         if request.method == "DELETE":
-            await run_blocking(self._storage.cancel_upload, upload)
+            await run_blocking(self._uploading.cancel, upload)
             return Response(204)
         digest = request.params().get("digest", "")
         if request.method == "PUT" and not oci.is_digest(digest):
@@ -174,7 +183,7 @@ class Registry:
             raise RangeInvalid(f"the upload holds {size} bytes; the chunk begins at {chunk[0]}")
         received = await self._receive(request, upload, size)
         if chunk and received != chunk[1] + 1:
-            await run_blocking(self._storage.truncate_upload, upload, size)
+            await run_blocking(self._uploading.truncate, upload, size)
             raise SizeInvalid(f"{received - size} bytes came for {chunk[0]}-{chunk[1]}")
         return received
 
@@ -183,11 +192,11 @@ class Registry:
         async for piece in request.stream():
             pending += piece
             if len(pending) >= _PIECE:
-                await run_blocking(self._storage.append, upload, size, pending)
+                await run_blocking(self._uploading.append, upload, size, pending)
                 size += len(pending)
                 pending = bytearray()
         if pending:
-            await run_blocking(self._storage.append, upload, size, pending)
+            await run_blocking(self._uploading.append, upload, size, pending)
         return size + len(pending)
 
     async def _finish(self, repository: str, upload: str, digest: str) -> Response:
@@ -208,17 +217,16 @@ class Registry:
             },
         )
 
-    async def _manifest(self, request: Request, route: Route) -> Response:
+    async def _manifest(self, request: Request, route: Route, identity: Identity) -> Response:
         _allow(request, "GET", "HEAD", "PUT", "DELETE")
         if request.method == "PUT":
-            return await self._put_manifest(request, route)
+            return await self._put_manifest(request, route, identity)
         if request.method == "DELETE":
-            storage = self._storage
-            by_digest = oci.is_digest(route.reference)
-            remove = storage.delete_manifest if by_digest else storage.delete_tag
-            await run_blocking(remove, route.repository, route.reference)
+            await run_blocking(self._delete, route, identity)
             return Response(202)
-        stored = self._storage.recall(route.repository, route.reference)
+        stored = None
+        if oci.is_digest(route.reference) or not self._cached(route):
+            stored = self._storage.recall(route.repository, route.reference)
         stored = stored or await self._find(route)
         headers = {
             "content-type": stored.media_type,
@@ -226,18 +234,68 @@ class Registry:
             "docker-content-digest": stored.digest,
             "etag": f'"{stored.digest}"',
         }
-        return Response(200, headers, b"" if request.method == "HEAD" else stored.data)
+        if request.method == "HEAD":
+            return Response(200, headers)
+        who = identity.account.name
+        noted = (stored.id, route.repository, route.reference, stored.digest, who)
+        if self._hub.events.pulled(*noted):
+            await run_blocking(self._hub.events.flush)
+        return Response(200, headers, stored.data)
+
+    def _delete(self, route: Route, identity: Identity) -> None:
+        name, reference = route.repository, route.reference
+        digest = self._storage.manifest(name, reference).digest
+        tag = "" if reference == digest else reference
+        project = self._accounts.project(name)
+        assert project is not None
+        happened = events.of_artifact("DELETE_ARTIFACT", name, digest, tag, project.id)
+
+        def then(cursor: Cursor) -> None:
+            self._hub.events.record(cursor, identity.account, happened)
+
+        if tag:
+            self._storage.delete_tag(name, tag, then)
+        else:
+            self._storage.delete_manifest(name, digest, then=then)
+
+    def _cached(self, route: Route) -> Project | None:
+        """The project of a repository, if that is a cache of another registry."""
+        project = self._accounts.project(route.repository) if route.repository else None
+        return project if project and project.registry_id else None
+
+    async def _find_blob(self, route: Route) -> Blob:
+        name, digest = route.repository, route.reference
+        try:
+            return await self._call(self._storage.blob, name, digest)
+        except BlobUnknown:
+            if not (project := self._cached(route)):
+                raise
+        return await run_blocking(self._hub.proxy.blob, project, name, digest)
 
     async def _find(self, route: Route) -> Stored:
+        if project := self._cached(route):
+            proxy = self._hub.proxy
+            return await run_blocking(proxy.manifest, project, route.repository, route.reference)
         try:
-            return await run_blocking(self._storage.manifest, route.repository, route.reference)
+            return await self._call(self._storage.manifest, route.repository, route.reference)
         except ManifestUnknown:
             if not self._stand_ins.offers(route.repository, route.reference):
                 raise
         await self._stand_ins.make(route.repository, route.reference)
         return await run_blocking(self._storage.manifest, route.repository, route.reference)
 
-    async def _put_manifest(self, request: Request, route: Route) -> Response:
+    async def _call(self, read: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
+        """Read a record: at once where that takes microseconds."""
+        if self._hub.database.local and self._storage.contents.local:
+            return read(*args, **kwargs)
+        return await run_blocking(read, *args, **kwargs)
+
+    async def _bytes(self, blob: Blob, first: int, last: int) -> AsyncIterator[bytes]:
+        pieces = self._storage.read_blob(blob, first, last)
+        while piece := await run_blocking(next, pieces, b""):
+            yield piece
+
+    async def _put_manifest(self, request: Request, route: Route, identity: Identity) -> Response:
         try:
             data = await request.read(oci.MANIFEST_LIMIT)
         except TooLarge as error:
@@ -247,15 +305,21 @@ class Registry:
         digest, tags = _targets(request, route.reference, data)
         subject = distribution.subject_of(content)
         project = self._accounts.project(route.repository)
+
+        def then(cursor: Cursor, pushed: Pushed) -> None:
+            for tag in tags or [""]:
+                happened = events.of_artifact(
+                    "PUSH_ARTIFACT", route.repository, digest, tag, pushed.project_id
+                )
+                self._hub.events.record(cursor, identity.account, happened)
+
         await run_blocking(
             self._storage.put_manifest,
             route.repository,
             Stored(digest, media_type, data),
             tags=tags,
-            blobs=[each.digest for each in distribution.blobs_of(content)],
-            manifests=[each.digest for each in distribution.manifests_of(content)],
-            subject=subject,
             sparse=bool(project and project.sparse),
+            then=then,
         )
         headers = {
             "location": f"/v2/{route.repository}/manifests/{digest}",
@@ -321,15 +385,3 @@ def _page(
         query = urlencode({"n": request.params()["n"], "last": shown[-1]})
         headers["link"] = f'<{quote(path)}?{query}>; rel="next"'
     return json_response({**(more or {}), key: shown}, headers=headers)
-
-
-async def _file(path: Path, first: int, last: int) -> AsyncIterator[bytes]:
-    with path.open("rb") as stream:
-        stream.seek(first)
-        left = last - first + 1
-        while left > 0:
-            piece = await run_blocking(stream.read, min(_PIECE, left))
-            if not piece:
-                raise OSError(f"{path} is shorter than it was")
-            left -= len(piece)
-            yield piece

@@ -9,7 +9,9 @@ from datetime import datetime
 from urllib.parse import parse_qs
 
 from underway.base.errors import BadRequest
+from underway.base.threads import run_blocking
 from underway.capabilities.registry.backend.accounts import Accounts
+from underway.capabilities.registry.backend.cluster import ClusterTokens
 from underway.capabilities.registry.model import Unsupported
 from underway.capabilities.registry.rules import access
 from underway.wire.http import Request, Response, json_response
@@ -17,7 +19,7 @@ from underway.wire.http import Request, Response, json_response
 _FORM_LIMIT = 64 * 1024  # bytes
 
 
-async def answer_token(request: Request, accounts: Accounts) -> Response:
+async def answer_token(request: Request, accounts: Accounts, cluster: ClusterTokens) -> Response:
     """A token for the account that logs in here.
 
     Raises:
@@ -26,14 +28,17 @@ async def answer_token(request: Request, accounts: Accounts) -> Response:
         Unsupported: it is neither GET nor POST.
     """
     if request.method == "GET":
-        account = accounts.identify_by_password(request.headers.get("authorization", ""))
+        header = request.headers.get("authorization", "")
+        account = await run_blocking(accounts.identify_by_password, header)
         asked = request.param_lists()
     elif request.method == "POST":
         form = (await request.read(_FORM_LIMIT)).decode("utf-8", "replace")
         asked = parse_qs(form, max_num_fields=256)
         if asked.get("grant_type") != ["password"]:
             return json_response({"error": "unsupported_grant_type"}, 400)
-        account = accounts.login(_first(asked, "username"), _first(asked, "password"))
+        await cluster.learn_token(_first(asked, "password"))
+        name, password = _first(asked, "username"), _first(asked, "password")
+        account = await run_blocking(accounts.login, name, password)
     else:
         raise Unsupported(f"{request.method} is not supported here")
     if asked.get("service", [access.SERVICE]) != [access.SERVICE]:

@@ -20,19 +20,21 @@ from underway.capabilities.registry.model import (
     Account,
     Identity,
     LoginRequired,
-    Project,
     Robot,
     Route,
     Scope,
 )
+from underway.capabilities.registry.rules import roles
 from underway.wire import oci
+
+Rights = frozenset[str]  # "resource:action" each
 
 SERVICE = "underway-registry"
 TOKEN_S = 300  # how long a token is valid
 PERMISSIONS = ("pull", "push", "delete")
 
 _CATALOG = Scope("registry", "catalog", frozenset("*"))
-_ROBOT = re.compile(r"robot\$([^+]+)\+(.+)")
+_ROBOT = re.compile(r"robot\$(?:([^+]+)\+)?([^+]+)")
 _ROBOT_NAME = re.compile(r"[a-z0-9](?:[a-z0-9._-]{0,62}[a-z0-9])?")
 _HOST = re.compile(r"[A-Za-z0-9.\-]+(?::\d{1,5})?|\[[0-9a-fA-F:.]+\](?::\d{1,5})?")
 _SCOPE_LIMIT = 64  # scopes in one request for a token
@@ -61,16 +63,16 @@ def check_robot_name(name: str) -> None:
 
 
 def robot_username(project: str, robot: str) -> str:
-    """The name a robot logs in with."""
-    return f"robot${project}+{robot}"
+    """The name a robot logs in with; one of the whole registry has no ``project``."""
+    return f"robot${project}+{robot}" if project else f"robot${robot}"
 
 
 def parse_robot_username(username: str) -> tuple[str, str] | None:
-    """Project and name of a robot; None where this is no robot's name."""
+    """Project, empty for the whole registry, and name of a robot; None for other accounts."""
     found = _ROBOT.fullmatch(username)
-    if not found or not is_project_name(found.group(1)):
+    if not found or (found.group(1) and not is_project_name(found.group(1))):
         return None
-    return found.group(1), found.group(2)
+    return found.group(1) or "", found.group(2)
 
 
 def permissions_of(wanted: Iterable[str]) -> tuple[str, ...]:
@@ -112,26 +114,28 @@ def parse_basic(header: str) -> tuple[str, str] | None:
     return username, password
 
 
-def robot_account(project: Project | None, name: str, now: datetime) -> tuple[Account, Robot]:
-    """A robot of a project.
+def robot_account(robot: Robot | None, now: datetime) -> Account:
+    """The account of a robot.
 
     Raises:
-        LoginRequired: there is no such robot, or its time is over.
+        LoginRequired: there is none, it is disabled, or its time is over.
     """
-    for robot in project.robots if project else ():
-        if robot.name == name:
-            if robot.expires_at and datetime.fromisoformat(robot.expires_at) <= now:
-                break
-            assert project is not None
-            username = robot_username(project.name, name)
-            return Account(username, False, project.name, frozenset(robot.permissions)), robot
-    raise LoginRequired("authentication is required")
+    over = robot is not None and 0 <= robot.expires_s <= now.timestamp()
+    if robot is None or over or robot.disabled:
+        raise LoginRequired("authentication is required")
+    username = robot_username(robot.project, robot.name)
+    return Account(username, False, "robot", robot.id, robot.permissions)
 
 
 def check_secret(robot: Robot, secret: str) -> None:
     """Raise LoginRequired unless the secret is the robot's."""
     if not hmac.compare_digest(hash_secret(robot.salt, secret), robot.secret_hash):
         raise LoginRequired("authentication is required")
+
+
+def looks_like_token(password: str) -> bool:
+    """Whether a password may be a JWT, as service accounts have them."""
+    return password.startswith("ey") and password.count(".") == 2
 
 
 def same(given: str, expected: str) -> bool:
@@ -152,29 +156,22 @@ def needed(method: str, route: Route) -> Scope | None:
     return Scope("repository", route.repository, frozenset((action,)))
 
 
-def allowed(account: Account, project: Project | None, scope: Scope) -> Scope:
-    """The part of a scope that an account may have. ``project`` is that of the repository."""
+def allowed(account: Account, rights: Rights, scope: Scope) -> Scope:
+    """The part of a scope that an account may have. ``rights`` are those in the project."""
     asked = scope.actions
     if scope.kind == "registry":
-        return Scope(scope.kind, scope.name, asked if account.administrator else frozenset())
+        may_list = account.administrator or "catalog:read" in rights
+        return Scope(scope.kind, scope.name, asked if may_list else frozenset())
     if scope.kind != "repository" or not oci.is_repository(scope.name):
         return Scope(scope.kind, scope.name, frozenset())
     if "*" in asked:
         asked = frozenset(PERMISSIONS)
-    if account.administrator:
-        rights = frozenset(PERMISSIONS)
-    elif account.project and account.project == project_of(scope.name):
-        rights = account.permissions
-    else:
-        rights = frozenset()
-    if project and project.public:
-        rights |= {"pull"}
-    return Scope(scope.kind, scope.name, asked & rights)
+    return Scope(scope.kind, scope.name, asked & roles.image_actions(rights))
 
 
-def may(identity: Identity, project: Project | None, scope: Scope) -> bool:
+def may(identity: Identity, rights: Rights, scope: Scope) -> bool:
     """Whether both the account and, where there is one, its token allow all of a scope."""
-    if allowed(identity.account, project, scope).actions != scope.actions:
+    if allowed(identity.account, rights, scope).actions != scope.actions:
         return False
     if identity.grants is None:
         return True

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import sqlite3
 import zlib
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import msgspec
 
@@ -17,6 +18,12 @@ _BUSY_S = 30.0
 _INDEXES = """
 CREATE TABLE IF NOT EXISTS layer (
     digest TEXT NOT NULL, state TEXT NOT NULL, data BLOB NOT NULL, PRIMARY KEY (digest, state)
+) WITHOUT ROWID;
+CREATE TABLE IF NOT EXISTS manifest (
+    digest TEXT PRIMARY KEY, layers TEXT NOT NULL
+) WITHOUT ROWID;
+CREATE TABLE IF NOT EXISTS notification (
+    id TEXT PRIMARY KEY, data BLOB NOT NULL
 ) WITHOUT ROWID;
 """
 _ADVISORIES = """
@@ -79,6 +86,54 @@ class Indexes:
         """Forget a layer; says whether it was known."""
         with _opened(self._path, _INDEXES) as connection:
             return connection.execute("DELETE FROM layer WHERE digest = ?", (digest,)).rowcount > 0
+
+    def keep_manifest(self, digest: str, layers: Sequence[str]) -> None:
+        """Remember of which layers an image is made."""
+        with _opened(self._path, _INDEXES) as connection:
+            row = (digest, ",".join(layers))
+            connection.execute("INSERT OR REPLACE INTO manifest VALUES (?, ?)", row)
+
+    def manifest(self, digest: str) -> list[str] | None:
+        """The layers of an image that was indexed, or None."""
+        with _opened(self._path, _INDEXES) as connection:
+            row = connection.execute(
+                "SELECT layers FROM manifest WHERE digest = ?", (digest,)
+            ).fetchone()
+        return [each for each in row[0].split(",") if each] if row else None
+
+    def manifests(self) -> list[str]:
+        """The images that were indexed."""
+        with _opened(self._path, _INDEXES) as connection:
+            return [row[0] for row in connection.execute("SELECT digest FROM manifest")]
+
+    def forget_manifest(self, digest: str) -> bool:
+        """Forget an image; says whether it was known. Its layers may be others' too."""
+        with _opened(self._path, _INDEXES) as connection:
+            found = connection.execute("DELETE FROM manifest WHERE digest = ?", (digest,))
+            return found.rowcount > 0
+
+    def keep_notification(self, id_: str, items: Sequence[Mapping[str, Any]]) -> None:
+        """Keep what a notification tells until it is fetched and deleted."""
+        with _opened(self._path, _INDEXES) as connection:
+            data = zlib.compress(msgspec.json.encode(items), 1)
+            connection.execute("INSERT OR REPLACE INTO notification VALUES (?, ?)", (id_, data))
+
+    def notification(self, id_: str) -> list[dict[str, Any]] | None:
+        """What a notification tells, or None."""
+        with _opened(self._path, _INDEXES) as connection:
+            row = connection.execute(
+                "SELECT data FROM notification WHERE id = ?", (id_,)
+            ).fetchone()
+        found: list[dict[str, Any]] | None = (
+            msgspec.json.decode(zlib.decompress(row[0])) if row else None
+        )
+        return found
+
+    def forget_notification(self, id_: str) -> bool:
+        """Delete a notification; says whether it was there."""
+        with _opened(self._path, _INDEXES) as connection:
+            found = connection.execute("DELETE FROM notification WHERE id = ?", (id_,))
+            return found.rowcount > 0
 
 
 class Advisories:

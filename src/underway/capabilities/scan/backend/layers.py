@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import hashlib
+import itertools
 import os
 import stat
 import tarfile
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 
 from underway.base.errors import BadRequest
@@ -14,6 +16,7 @@ from underway.capabilities.scan.model import LayerIndex, Package
 from underway.capabilities.scan.rules import files
 from underway.linux.layer_tar import OPAQUE_MARK, WHITEOUT, clean_path, contents, entries
 from underway.linux.layers import TarStream, decompressed
+from underway.wire import oci
 
 INDEX_STATE = "1"
 """Changes whenever a layer indexed anew could tell something else."""
@@ -25,14 +28,17 @@ _SNIFFED_BYTES = 4
 _SKIPPED = ("proc", "sys", "dev")
 
 
-def index_layer(chunks: Iterable[bytes], media_type: str) -> LayerIndex:
-    """Index a layer's blob.
+def index_layer(chunks: Iterable[bytes], digest: str) -> LayerIndex:
+    """Index a layer's blob, whose form its first bytes tell.
 
     Raises:
-        BadRequest: the blob is no layer, or unpacks into more than a layer may.
+        BadRequest: the blob is no layer, unpacks into more than a layer may, or has another digest.
     """
     index = _Indexer()
-    for info, archive in entries(TarStream(decompressed(chunks, media_type))):
+    blob = _verified(chunks, digest)
+    first = next(blob, b"")
+    stream = itertools.chain([first], blob)
+    for info, archive in entries(TarStream(decompressed(stream, _media_type(first)))):
         path = clean_path(info.name)
         parent, _, name = path.rpartition("/")
         if name == OPAQUE_MARK:
@@ -46,7 +52,25 @@ def index_layer(chunks: Iterable[bytes], media_type: str) -> LayerIndex:
         else:
             # A link in a file's place hides what was there below.
             index.paths.add(path)
+    for _ in blob:
+        pass  # what follows the archive belongs to the digest too
     return index.done()
+
+
+def _verified(chunks: Iterable[bytes], digest: str) -> Iterator[bytes]:
+    algorithm, _, wanted = digest.partition(":")
+    found = hashlib.new(algorithm)
+    for chunk in chunks:
+        found.update(chunk)
+        yield chunk
+    if found.hexdigest() != wanted:
+        raise BadRequest(f"layer {digest} has the digest {algorithm}:{found.hexdigest()}")
+
+
+def _media_type(first: bytes) -> str:
+    if first.startswith(b"\x1f\x8b"):
+        return oci.LAYER_GZIP
+    return oci.LAYER_ZSTD if first.startswith(b"\x28\xb5\x2f\xfd") else oci.LAYER
 
 
 def index_directory(root: Path) -> LayerIndex:

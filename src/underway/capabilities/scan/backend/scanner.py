@@ -62,10 +62,20 @@ class Scanner:
                 index = self.indexes.get(layer.diff_id)
                 if index is None:
                     tell(f"indexing layer {number} of {len(image.layers)}, {layer.digest[:19]}")
-                    index = index_layer(place.blob(layer.digest), layer.media_type)
+                    index = index_layer(place.blob(layer.digest), layer.digest)
                     self.indexes.put(layer.diff_id, index)
                 found.append((layer.diff_id, index))
+        self.indexes.keep_manifest(image.digest, [each.diff_id for each in image.layers])
         return Subject(name, image.digest, combined(found))
+
+    def known(self, digest: str) -> Subject | None:
+        """An image that was indexed before, or None where it has to be indexed anew."""
+        layers = self.indexes.manifest(digest)
+        if layers is None:
+            return None
+        found = [(layer, self.indexes.get(layer)) for layer in layers]
+        present = [(layer, index) for layer, index in found if index is not None]
+        return Subject(digest, digest, combined(present)) if len(present) == len(found) else None
 
     def index_directory(self, root: Path) -> Subject:
         """Index a directory as a root file system."""
