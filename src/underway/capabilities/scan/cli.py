@@ -23,10 +23,13 @@ _DEFAULT = "image"
 class _Group(click.Group):
     """``scan NAME`` is ``scan image NAME``."""
 
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        return super().get_command(ctx, cmd_name) or super().get_command(ctx, _DEFAULT)
+
     def resolve_command(
         self, ctx: click.Context, args: list[str]
     ) -> tuple[str | None, click.Command | None, list[str]]:
-        if args and self.get_command(ctx, args[0]) is None:
+        if args and args[0] not in self.commands:
             args = [_DEFAULT, *args]
         return super().resolve_command(ctx, args)
 
