@@ -15,7 +15,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from benchmarks import api, measure
+from benchmarks import api, measure, reconcile, registry, scale, scan, scheduler
 from benchmarks.measure import Sample
 from underway.api.resources import PODS
 from underway.base.errors import UnderwayError
@@ -324,4 +324,9 @@ CASES: dict[str, Callable[[Bench], dict[str, Any]]] = {
     "build": build,
     "idle": idle,
     "api": api.case,
+    "scheduler": scheduler.case,
+    "scale": scale.case,
+    "reconcile": reconcile.reconcile,
+    "registry": registry.case,
+    "scan": scan.case,
 }
