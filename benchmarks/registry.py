@@ -36,6 +36,7 @@ from underway.capabilities.registry.backend.hub import Hub
 from underway.transport import front, pki
 from underway.wire import oci
 
+Samples = dict[str, list[dict[str, float]]]
 PEER = "/usr/bin/docker-registry"
 PEER_CONFIG = """
 version: 0.1
@@ -233,11 +234,9 @@ def free_port() -> int:
         return int(probe.getsockname()[1])
 
 
-def compare(
-    program: str, rounds: int
-) -> tuple[dict[str, list[dict[str, float]]], dict[str, float]]:
+def compare(program: str, rounds: int) -> tuple[Samples, dict[str, float]]:
     """Samples of both, taken in turns, and what only ours is measured for."""
-    samples: dict[str, list[dict[str, float]]] = {"underway": [], "docker-registry": []}
+    samples: Samples = {"underway": [], "docker-registry": []}
     with (
         tempfile.TemporaryDirectory(prefix="underway-bench-") as scratch,
         contextlib.ExitStack() as on,
@@ -287,8 +286,8 @@ def case(bench: Any) -> dict[str, Any]:
         rows.append({"what": what, "ours": f"{value:.2f}", "peer": "-", "ratio": "-"})
     return {
         "title": "Registry",
-        "how": "Both over TLS with the same certificate, files on the same disk, in turns; CPU is the"
-        " server's own. Goals: manifest GET at most a fifth of the peer's CPU; blobs at its"
+        "how": "Both over TLS with the same certificate, files on the same disk, in turns; CPU is"
+        " the server's own. Goals: manifest GET at most a fifth of the peer's CPU; blobs at its"
         " throughput; 150 artifacts/s, one repository within 10 % of many; a page of 100,000"
         " artifacts p95 <= 100 ms; idle <= 60 MB.",
         "rows": rows,
