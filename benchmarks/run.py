@@ -1,6 +1,6 @@
 """Measures the platform beside its peers and renders docs/benchmarks.md.
 
-    benchmarks/run.py [--only startup,container,build,idle,api,scheduler,scale,reconcile,registry,scan] [--runs N]
+    benchmarks/run.py [--only NAME,NAME] [--runs N]
 
 Peer and ours take turns within one run. Raw samples are kept in benchmarks/results/<name>.json.
 """

@@ -10,6 +10,7 @@ from datetime import UTC, datetime, timedelta
 import pytest
 from tests.peers import helm, kubectl
 
+from underway.api.objects import find_condition
 from underway.api.resources import CONFIGMAPS
 from underway.base.errors import BadRequest, InternalError, Invalid, NotFound, RequestTimeout
 from underway.client import Patch, kubeconfig
@@ -167,8 +168,8 @@ def test_time_stands_still_with_a_fake_clock_until_it_is_moved():
 def test_a_jump_of_the_clock_loses_no_node():
     with Cluster(clock=FakeClock(), nodes=2) as cluster:
         client = cluster.client
-        for days in (1, 3):
-            cluster.advance(days * 86400)
+        for delay_s in (301, 900):
+            cluster.advance(delay_s)
             cluster.advance(35)  # what a node promised for the jump does not outlast it
             lengths = {each["spec"]["leaseDurationSeconds"] for each in _node_leases(client)}
             assert lengths == {40}
@@ -180,7 +181,7 @@ def test_a_jump_of_the_clock_loses_no_node():
 
 
 def _node_leases(client):
-    return client.list("leases", namespace="kube-node-lease")
+    return client.list("leases", "kube-node-lease")
 
 
 def test_the_default_clock_runs_and_can_be_put_forward():

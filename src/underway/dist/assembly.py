@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import ssl
-from collections.abc import AsyncIterator, Iterable
+from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass
 from importlib import resources
 
@@ -18,6 +18,7 @@ from underway.api.resources import CUSTOMRESOURCEDEFINITIONS
 from underway.base.clock import Clock, SystemClock
 from underway.base.home import Home, Settings
 from underway.client import Client
+from underway.dist import permissions
 from underway.kit import Capability, registry
 from underway.reconcile.manager import Manager
 from underway.server.app import ApiServer
@@ -25,7 +26,6 @@ from underway.server.nodes import NodeConnector
 from underway.transport import front, pki
 from underway.wire.http import Request, Response
 
-_CONTROLLER_USER = "system:kube-controller-manager"
 _MASTERS = ("system:masters",)
 
 
@@ -33,8 +33,7 @@ _MASTERS = ("system:masters",)
 class ControlPlane:
     """A served API; ``manager`` holds the capabilities' controllers and waits to be run.
 
-    ``client`` acts as the controllers' user, in process. ``port`` is TCP on the settings'
-    ``bind_address``.
+    ``client`` may do anything, in process. ``port`` is TCP on the settings' ``bind_address``.
     """
 
     server: ApiServer
@@ -47,7 +46,7 @@ class ControlPlane:
 async def control_plane(
     home: Home,
     settings: Settings,
-    capabilities: Iterable[Capability],
+    capabilities: Sequence[Capability],
     *,
     connector: NodeConnector,
     clock: Clock | None = None,
@@ -80,16 +79,20 @@ async def control_plane(
         await starting.start()
         server = starting
         try:
-            client = Client(server.as_user(_CONTROLLER_USER, _MASTERS))
-            manager = Manager(client, clock)
+            client = Client(server.as_user("system:apiserver", _MASTERS))
+            manager = Manager(permissions.manager_client(server), clock)
+            await permissions.install(client, capabilities)
             server.metrics_sources.append(lambda: manager.metrics.render(process=False))
             for capability in capabilities:
                 await _install_crds(client, capability)
                 for target in capability.controllers:
-                    registry.load(target)(manager, home)
+                    acting = permissions.controller_client(server, capability, target)
+                    registry.load(target)(manager.acting(acting), home)
                 for service, target in capability.api_services.items():
                     namespace, _, name = service.partition("/")
-                    server.serve_here(namespace, name, registry.load(target)(manager))
+                    acting = permissions.controller_client(server, capability, target)
+                    handler = registry.load(target)(manager.acting(acting))
+                    server.serve_here(namespace, name, handler)
             yield ControlPlane(server, client, manager, listener.port)
         finally:
             await server.stop()

@@ -77,6 +77,31 @@ class Page:
     summary: str = ""
 
 
+@dataclass(frozen=True, slots=True)
+class Rule:
+    """What may be done to which resources: a PolicyRule in words.
+
+    ``verbs``, ``groups`` and ``resources`` are lists of words; ``-`` is the core group. ``names``
+    are resourceNames; none means all.
+    """
+
+    verbs: str
+    groups: str
+    resources: str
+    names: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Role:
+    """The user that controllers write as, and what it may do besides reading everything.
+
+    ``user`` is a service account of ``kube-system``, by upstream's name where upstream has one.
+    """
+
+    user: str
+    rules: tuple[Rule, ...] = ()
+
+
 @dataclass(frozen=True)
 class Capability:
     """What one capability is made of.
@@ -87,6 +112,9 @@ class Capability:
         crds: resource files of CustomResourceDefinitions, as ``"package:file.yaml"``.
         controllers: ``"module:attr"`` of ``(Manager, Home) -> None``, which adds its controllers
             to the control plane's manager (see ``reconcile.Manager``).
+        permissions: ``"module:attr"`` of a mapping from the last part of a controllers' module to
+            its ``Role``; what is not in it has the one under the capability's id. Controllers
+            without a Role read and write nothing but events.
         node_controllers: the same, run by the node process, as the node's user.
         processes: processes of its own.
         commands: command name -> ``"module:attr"`` of a click command.
@@ -107,6 +135,7 @@ class Capability:
     summary: str
     crds: tuple[str, ...] = ()
     controllers: tuple[str, ...] = ()
+    permissions: str = ""
     node_controllers: tuple[str, ...] = ()
     processes: tuple[Process, ...] = ()
     commands: Mapping[str, str] = field(default_factory=dict)

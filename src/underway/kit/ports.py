@@ -122,6 +122,18 @@ class SourceFitter(Protocol):
 
 
 @dataclass(frozen=True, slots=True)
+class Vulnerability:
+    """One thing known to be wrong with an image: ``fixed`` is empty where there is no remedy."""
+
+    id: str
+    severity: str
+    package: str
+    version: str
+    fixed: str = ""
+    aliases: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
 class ScanSummary:
     """What a scan found in one image.
 
@@ -129,7 +141,8 @@ class ScanSummary:
     (the distribution is unknown, or there are no advisories for it): only ``complete`` may be read
     as "nothing else is known". ``severities`` counts matches by name (``Critical``, ``High``,
     ``Medium``, ``Low``, ``Negligible``, ``Unknown``). ``sbom_digest`` is the manifest of the SBOM
-    attached to the image, or empty. Times are RFC 3339.
+    attached to the image, or empty. ``found`` are the matches one by one, or None where the scanner
+    only counts them. Times are RFC 3339.
     """
 
     digest: str
@@ -139,6 +152,7 @@ class ScanSummary:
     fixable: int
     advisories_updated_at: str
     sbom_digest: str = ""
+    found: tuple[Vulnerability, ...] | None = None
 
 
 class ImageScanner(Protocol):
@@ -154,10 +168,15 @@ class ImageScanner(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Signed:
-    """A signature or attestation attached to an image: its manifest's digest and its key's id."""
+    """A signature or attestation attached to an image: its manifest's digest and its key's id.
+
+    ``identity`` and ``issuer`` are those of a short-lived certificate (keyless), else empty.
+    """
 
     digest: str
     key_id: str
+    identity: str = ""
+    issuer: str = ""
 
 
 class ImageSigner(Protocol):
@@ -207,4 +226,8 @@ class ProvenanceRecorder(Protocol):
 
         Blocking. Gives the attestations attached.
         """
+        ...
+
+    def deployed(self, reference: str, place: str) -> None:
+        """Note in the Grafeas store that an image by digest runs as ``NAMESPACE/APPLICATION``."""
         ...

@@ -112,3 +112,7 @@ class Ports:
                 raise NotFound(f"no installed capability provides the port {port}")
             self._made[port] = load(self._targets[port])(self._home)
         return self._made[port]
+
+    def find(self, port: str) -> Any | None:
+        """The provider of a port, or None where no installed capability provides it."""
+        return self.get(port) if port in self._targets else None

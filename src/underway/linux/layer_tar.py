@@ -24,9 +24,11 @@ from underway.base.errors import BadRequest
 
 WHITEOUT = ".wh."
 OPAQUE_MARK = ".wh..wh..opq"
-OPAQUE_ATTR = "trusted.overlay.opaque"
+OPAQUE_ATTRS = ("trusted.overlay.opaque", "user.overlay.opaque")
+"""The second is overlayfs's where it is mounted in a user namespace (``userxattr``)."""
 XATTR_PREFIX = "SCHILY.xattr."
 KEPT_XATTRS = ("security.capability", "user.")
+OVERLAY_XATTRS = "user.overlay."
 
 ENTRIES_MAX = 3_000_000
 HEADER_BYTES_MAX = 1 << 20
@@ -161,7 +163,7 @@ class _Writer:
         os.mkdir(full, 0o755)
         self._dirs[path] = 0
         if hidden:
-            os.setxattr(full, OPAQUE_ATTR, b"y")
+            set_opaque(full)
 
     def _make_room(self, path: str, full: str) -> None:
         if path in self._dirs:
@@ -173,7 +175,7 @@ class _Writer:
 
     def _hide(self, parent: str, name: str) -> None:
         if name == OPAQUE_MARK:
-            os.setxattr(f"{self._root}/{parent}", OPAQUE_ATTR, b"y")
+            set_opaque(f"{self._root}/{parent}")
             return
         if name.startswith(".wh..wh."):
             return  # aufs bookkeeping, which old layers carry
@@ -182,7 +184,7 @@ class _Writer:
             raise BadRequest(f"the layer has a whiteout without a name in /{parent}")
         path = f"{parent}/{hidden}" if parent else hidden
         if path in self._dirs:
-            os.setxattr(f"{self._root}/{path}", OPAQUE_ATTR, b"y")
+            set_opaque(f"{self._root}/{path}")
         elif path not in self._others and path not in self._whiteouts:
             os.mknod(f"{self._root}/{path}", stat.S_IFCHR | 0o000, os.makedev(0, 0))
             self._whiteouts.add(path)
@@ -225,7 +227,7 @@ class _Writer:
         for key, value in info.pax_headers.items():
             if key.startswith(XATTR_PREFIX):
                 name = key.removeprefix(XATTR_PREFIX)
-                if name.startswith(KEPT_XATTRS):
+                if name.startswith(KEPT_XATTRS) and not name.startswith(OVERLAY_XATTRS):
                     data = value.encode("utf-8", "surrogateescape")
                     os.setxattr(full, name, data, follow_symlinks=False)
         mtime_ns = int(info.mtime * 1_000_000_000)
@@ -292,7 +294,7 @@ def pack(root: Path, mtimes: Mtimes | None, write: Callable[[bytes], object]) ->
     links: dict[tuple[int, int], str] = {}
     for path, full, status in _walk(str(root), ""):
         mtime = mtimes.of(status.st_mtime) if mtimes else int(status.st_mtime)
-        if mtimes:
+        if mtimes and status.st_mtime_ns != mtime * 1_000_000_000:
             os.utime(full, (mtime, mtime), follow_symlinks=False)
         kind = stat.S_IFMT(status.st_mode)
         if kind == stat.S_IFCHR and status.st_rdev == 0:
@@ -318,7 +320,7 @@ def _entry(
     xattrs = _xattrs(full)
     if kind == stat.S_IFDIR:
         write(_header(path + "/", b"5", mtime, status, xattrs=xattrs))
-        if _is_opaque(full):
+        if is_opaque(full):
             write(_header(f"{path}/{OPAQUE_MARK}", b"0", mtime))
     elif kind == stat.S_IFLNK:
         write(_header(path, b"2", mtime, status, link=os.readlink(full), xattrs=xattrs))
@@ -358,11 +360,22 @@ def _content(full: str, size: int, write: Callable[[bytes], object]) -> None:
         write(bytes(tarfile.BLOCKSIZE - size % tarfile.BLOCKSIZE))
 
 
-def _is_opaque(full: str) -> bool:
+def set_opaque(full: str) -> None:
+    """Mark a directory of a layer as one that hides what lies below it."""
     try:
-        return os.getxattr(full, OPAQUE_ATTR) == b"y"
-    except OSError:
-        return False
+        os.setxattr(full, OPAQUE_ATTRS[0], b"y")
+    except PermissionError:  # only root of the machine may set trusted attributes
+        os.setxattr(full, OPAQUE_ATTRS[1], b"y")
+
+
+def is_opaque(full: str) -> bool:
+    """Whether a layer's directory hides what lies below it."""
+    for name in OPAQUE_ATTRS:
+        try:
+            return os.getxattr(full, name) == b"y"
+        except OSError:
+            continue
+    return False
 
 
 def _xattrs(full: str) -> dict[str, bytes]:
@@ -373,7 +386,7 @@ def _xattrs(full: str) -> dict[str, bytes]:
     return {
         name: os.getxattr(full, name, follow_symlinks=False)
         for name in sorted(names)
-        if name.startswith(KEPT_XATTRS)
+        if name.startswith(KEPT_XATTRS) and not name.startswith(OVERLAY_XATTRS)
     }
 
 

@@ -19,11 +19,12 @@ import os
 import re
 import secrets
 import shutil
+import zlib
 from collections import deque
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, cast
+from typing import IO, Protocol, cast
 
 import zstandard
 from isal import isal_zlib
@@ -39,7 +40,9 @@ __all__ = ["CommittedLayer", "LayerStore", "Mtimes", "Scratch", "mount_overlay",
 LAYER_BYTES_MAX = 32 << 30
 AHEAD = 4  # chunks inflated before they are asked for
 GZIP_LEVEL = 1  # isal's levels trade little size for much time
+ZSTD_LEVEL = 3
 LAYER_MEDIA_TYPE = "application/vnd.oci.image.layer.v1.tar+gzip"
+ZSTD_MEDIA_TYPE = "application/vnd.oci.image.layer.v1.tar+zstd"
 
 # The machine's fault; any other refusal by the system is for a name, link or device it cannot have.
 _DISK_ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EIO, errno.EROFS, errno.EMFILE, errno.ENFILE)
@@ -123,16 +126,19 @@ class LayerStore:
                     raise BadRequest(f"layer {diff_id} is in truth {actual}")
                 return self._adopt(diff_id, tree)
 
-    def commit(self, upper: Path, blobs: Path, mtimes: Mtimes) -> CommittedLayer:
+    def commit(
+        self, upper: Path, blobs: Path, mtimes: Mtimes, compression: str = "gzip", level: int = 0
+    ) -> CommittedLayer:
         """Make a layer of an unmounted overlay upper directory, which the store takes over.
 
         ``upper`` must come from this store's ``scratch``. The same files give the same digests
-        at any time (see ``Mtimes``). The blob is written to ``blobs/HEX``.
+        at any time (see ``Mtimes``). The blob is written to ``blobs/HEX``, compressed by ``gzip``
+        or ``zstd`` at a level as zlib and zstd count them; 0 is the quickest sensible one.
         """
         blobs.mkdir(parents=True, exist_ok=True)
         aside = blobs / f".{secrets.token_hex(6)}"
         plain, packed, size = hashlib.sha256(), hashlib.sha256(), 0
-        deflate = isal_zlib.compressobj(GZIP_LEVEL, wbits=31)
+        packer, media_type = _packer(compression, level)
         try:
             with aside.open("wb", buffering=1 << 20) as blob:
 
@@ -143,10 +149,10 @@ class LayerStore:
 
                 def feed(data: bytes) -> None:
                     plain.update(data)
-                    emit(deflate.compress(data))
+                    emit(packer.compress(data))
 
                 layer_tar.pack(upper, mtimes, feed)
-                emit(deflate.flush())
+                emit(packer.flush())
             diff_id, digest = f"sha256:{plain.hexdigest()}", f"sha256:{packed.hexdigest()}"
             final = blobs / packed.hexdigest()
             aside.replace(final)
@@ -157,7 +163,7 @@ class LayerStore:
         with self._locked(self._entry(diff_id).name):
             if not self.has(diff_id):
                 self._adopt(diff_id, upper)
-        return CommittedLayer(diff_id, digest, size, final)
+        return CommittedLayer(diff_id, digest, size, final, media_type)
 
     def mount(
         self,
@@ -254,6 +260,24 @@ class LayerStore:
         with (self._locks / name).open("w") as lock:
             fcntl.flock(lock, fcntl.LOCK_EX)
             yield
+
+
+class _Packer(Protocol):
+    def compress(self, data: bytes, /) -> bytes: ...
+
+    def flush(self) -> bytes: ...
+
+
+def _packer(compression: str, level: int) -> tuple[_Packer, str]:
+    """What compresses a layer, and the media type that comes of it."""
+    if compression == "zstd":
+        packer = zstandard.ZstdCompressor(level=level or ZSTD_LEVEL).compressobj()
+        return cast("_Packer", packer), ZSTD_MEDIA_TYPE
+    if compression != "gzip":
+        raise BadRequest(f"layers are compressed by gzip or zstd, not {compression}")
+    if level > 3:  # isal has quick levels only
+        return zlib.compressobj(min(level, 9), wbits=31), LAYER_MEDIA_TYPE
+    return isal_zlib.compressobj(level or GZIP_LEVEL, wbits=31), LAYER_MEDIA_TYPE
 
 
 def decompressed(chunks: Iterable[bytes], media_type: str) -> Iterator[bytes]:

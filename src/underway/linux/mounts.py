@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import ctypes
 import errno
+import functools
 import os
 import threading
 from collections.abc import Callable, Sequence
@@ -114,6 +115,8 @@ def mount_overlay(
             options += ["redirect_dir=off", "index=off", "metacopy=off"]
             if volatile:
                 options.append("volatile")
+        if in_user_namespace():
+            options.append("userxattr")
         flags = 0 if upper else MS_RDONLY
         mount("overlay", target, "overlay", flags, ",".join(options))
     except FileNotFoundError as error:
@@ -121,6 +124,21 @@ def mount_overlay(
     finally:
         for descriptor in opened:
             os.close(descriptor)
+
+
+@functools.cache
+def in_user_namespace() -> bool:
+    """Whether this process's root is not the machine's."""
+    try:
+        return Path("/proc/self/uid_map").read_text().split() != ["0", "0", "4294967295"]
+    except OSError:
+        return False
+
+
+def mapped_groups() -> int:
+    """How many group ids this user namespace has."""
+    lines = Path("/proc/self/gid_map").read_text().splitlines()
+    return sum(int(line.split()[2]) for line in lines)
 
 
 def mounts_below(root: Path) -> list[Path]:

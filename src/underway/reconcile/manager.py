@@ -7,6 +7,7 @@ is reported and started again; the others go on.
 from __future__ import annotations
 
 import asyncio
+import copy
 import logging
 import ssl
 from collections.abc import Awaitable, Callable
@@ -45,6 +46,7 @@ class Manager:
     def __init__(
         self, client: Client, clock: Clock | None = None, *, component: str = "underway"
     ) -> None:
+        self._whole = self
         self.clock: Clock = clock or SystemClock()
         self.metrics = Metrics(self.clock)
         self.client = client.observed(self.metrics.count_request)
@@ -58,6 +60,15 @@ class Manager:
         self._elector: LeaderElector | None = None
         self._leading = asyncio.Event()
 
+    def acting(self, client: Client) -> Manager:
+        """The same manager for controllers that act as another user, that of ``client``.
+
+        Only ``client`` differs: informers are shared, and they and events stay the manager's own.
+        """
+        view = copy.copy(self)
+        view.client = client.observed(self.metrics.count_request)
+        return view
+
     def informer(
         self,
         resource: Resource,
@@ -70,7 +81,7 @@ class Manager:
         which = (resource.api_version, resource.plural, namespace or "", labels, fields)
         if which not in self._informers:
             informer = self._informers[which] = Informer(
-                self.client,
+                self._whole.client,
                 self.clock,
                 resource,
                 namespace=namespace,
@@ -93,7 +104,7 @@ class Manager:
         controller.detach()
         self._controllers.remove(controller)
         name = f"controller {controller.name}"
-        self._waiting = [each for each in self._waiting if each[0] != name]
+        self._waiting[:] = [each for each in self._waiting if each[0] != name]
         task = self._tasks.pop(name, None)
         if task is not None:
             task.cancel()
@@ -207,10 +218,11 @@ class Manager:
             await runnable()
 
         chosen = runnable if everywhere else when_leading
-        if self._group is None:
+        whole = self._whole
+        if whole._group is None:  # noqa: SLF001  # its own, seen from a view
             self._waiting.append((name, chosen))
         else:
-            self._spawn(name, chosen)
+            whole._spawn(name, chosen)  # noqa: SLF001
 
     def _spawn(self, name: str, runnable: Runnable) -> None:
         assert self._group is not None

@@ -6,16 +6,12 @@ Source: Kubernetes reference, "Default roles and role bindings".
 from __future__ import annotations
 
 from underway.api.objects import Object
-from underway.api.resources import ALL_VERBS
 from underway.server.identity import (
     AUTHENTICATED,
     MASTERS,
-    NODE_PREFIX,
     NODES,
     UNAUTHENTICATED,
 )
-
-NODE_AGENT = "underway:node-agent"
 
 _API = "rbac.authorization.k8s.io"
 _LABELS = {"kubernetes.io/bootstrapping": "rbac-defaults"}
@@ -197,8 +193,6 @@ def cluster_roles() -> list[Object]:
         _cluster_role("system:node", list(NODE_RULES)),
         _cluster_role("system:node-proxier", list(_PROXIER_RULES)),
         _cluster_role("system:node-bootstrapper", list(_BOOTSTRAPPER_RULES)),
-        # What the node agent of this machine reads besides: it keeps copies of all of them.
-        _cluster_role(NODE_AGENT, [_rule(_READ, "-", "configmaps secrets")]),
         _cluster_role(
             f"system:{_CSR}:certificatesigningrequests:nodeclient",
             [_rule(("create",), _CSR, "certificatesigningrequests/nodeclient")],
@@ -236,17 +230,20 @@ def cluster_roles() -> list[Object]:
         _cluster_role("system:monitoring", [_paths(f"/metrics {_INFO}")]),
         _cluster_role(
             "system:kube-controller-manager",
-            [{"verbs": list(ALL_VERBS), "apiGroups": ["*"], "resources": ["*"]}],
+            # What controllers share: copies of the cluster, and the telling of events.
+            [_rule(_READ, "*", "*"), _rule(("create", "patch", "update"), "-", "events")],
         ),
     ]
 
 
-def cluster_role_bindings(node: str = "") -> list[Object]:
-    """The default ClusterRoleBindings; ``node`` is the one this machine's node agent runs as."""
-    agent = _binding(NODE_AGENT)
-    agent["subjects"] = [{"apiGroup": _API, "kind": "User", "name": f"{NODE_PREFIX}{node}"}]
+def cluster_role_bindings() -> list[Object]:
+    """The default ClusterRoleBindings."""
+    manager = _binding("system:kube-controller-manager")
+    manager["subjects"] = [
+        {"apiGroup": _API, "kind": "User", "name": "system:kube-controller-manager"}
+    ]
     return [
-        *([agent] if node else []),
+        manager,
         _binding("cluster-admin", MASTERS),
         _binding("system:discovery", AUTHENTICATED),
         _binding("system:public-info-viewer", AUTHENTICATED, UNAUTHENTICATED),

@@ -19,7 +19,7 @@ from underway.api.objects import Object, name_of
 from underway.base.clock import Clock
 from underway.base.errors import InternalError, ServiceUnavailable
 from underway.base.home import Home, Settings
-from underway.client import kubeconfig
+from underway.client import Client, kubeconfig
 from underway.dist import assembly
 from underway.kit import Capability, registry
 from underway.reconcile.manager import Manager
@@ -172,11 +172,12 @@ class Cluster:
         ) as plane:
             for crd in self._crds:
                 await assembly.install_crd(plane.client, crd)
+            manager = plane.manager.acting(_administrator(plane))
             for factory in self._factories:
-                factory(plane.manager, self.home)
+                factory(manager, self.home)
             self._tell(plane)
             version = version_info()["gitVersion"]
-            nodes = [SimulatedNode(plane.manager, n, version) for n in range(self._node_count)]
+            nodes = [SimulatedNode(manager, n, version) for n in range(self._node_count)]
             async with asyncio.TaskGroup() as group:
                 running = group.create_task(plane.manager.run())
                 for node in nodes:
@@ -209,6 +210,10 @@ class Cluster:
         )
         environment = Environment(plane.server.as_user("kubernetes-admin", _MASTERS), self.clock)
         self.client = ClusterClient(environment, plane.server.catalog, self.call)
+
+
+def _administrator(plane: assembly.ControlPlane) -> Client:
+    return Client(plane.server.as_user("kubernetes-admin", _MASTERS))
 
 
 async def _no_containers(node: Object, _request: Request) -> Response:

@@ -64,6 +64,8 @@ class Manifest:
 class RegistryClient:
     """One registry, as one user; ``verify_tls`` False takes any certificate.
 
+    ``client_certificate`` is (certificate, key), for a registry that asks for one.
+
     Raises, from every call: NotFound, Unauthorized, Forbidden, BadRequest as the registry says;
     ServiceUnavailable where it cannot be reached.
     """
@@ -76,16 +78,23 @@ class RegistryClient:
         username: str = "",
         password: str = "",
         verify_tls: bool = True,
+        client_certificate: tuple[Path, Path] | None = None,
     ) -> None:
         import httpx
 
         from underway.transport.registry_auth import RegistryAuth
 
         verify: ssl.SSLContext | bool = verify_tls
-        if ca_file and verify_tls:
+        if (ca_file and verify_tls) or client_certificate:
             import ssl
 
-            verify = ssl.create_default_context(cafile=str(ca_file))
+            context = ssl.create_default_context(cafile=str(ca_file) if ca_file else None)
+            if not verify_tls:
+                context.check_hostname = False
+                context.verify_mode = ssl.CERT_NONE
+            if client_certificate:
+                context.load_cert_chain(*map(str, client_certificate))
+            verify = context
         auth = RegistryAuth(username, password)
         self._url = url.rstrip("/")
         self._http = httpx.Client(
@@ -118,6 +127,16 @@ class RegistryClient:
     def close(self) -> None:
         """Close the connections."""
         self._http.close()
+
+    def answers(self) -> bool:
+        """Whether something speaks the protocol at that address, whatever it says."""
+        import httpx
+
+        try:
+            self._http.get("/v2/", auth=None)
+        except httpx.TransportError:
+            return False
+        return True
 
     def manifest(self, repository: str, reference: str) -> Manifest:
         """A manifest by tag or digest; the digest of its bytes is checked."""
@@ -205,6 +224,45 @@ class RegistryClient:
         )
         return oci.digest_of(data)
 
+    def delete_manifest(self, repository: str, reference: str) -> None:
+        """Take away a manifest by digest, or a tag where the registry lets tags go alone."""
+        self._call("DELETE", f"/v2/{repository}/manifests/{reference}")
+
+    def tags(self, repository: str) -> list[str]:
+        """All tags of a repository."""
+        found: list[str] = []
+        path = f"/v2/{repository}/tags/list"
+        while path:
+            response = self._call("GET", path)
+            found += _decoded(response, "tags") or []
+            path = _next_page(response)
+        return found
+
+    def referrers(
+        self, repository: str, digest: str, artifact_type: str = ""
+    ) -> list[dict[str, Any]]:
+        """Descriptors of the manifests that refer to a digest.
+
+        A registry without the referrers API keeps them under the tag ``sha256-<hex>``.
+        Source: distribution-spec 1.1, "Listing Referrers" and "Referrers Tag Schema".
+        """
+        found: list[dict[str, Any]] = []
+        path = f"/v2/{repository}/referrers/{digest}"
+        try:
+            while path:
+                response = self._call("GET", path, headers={"accept": oci.INDEX})
+                found += _decoded(response, "manifests") or []
+                path = _next_page(response)
+        except NotFound:
+            try:
+                index = self.manifest(repository, digest.replace(":", "-"))
+            except NotFound:
+                return []
+            found = index.decode().get("manifests") or []
+        return [
+            each for each in found if not artifact_type or each.get("artifactType") == artifact_type
+        ]
+
     def _exists(self, path: str) -> bool:
         try:
             self._call("HEAD", path, headers={"accept": ", ".join(oci.MANIFEST_TYPES)})
@@ -251,6 +309,22 @@ def credentials(auth_file: Path, host: str) -> tuple[str, str]:
     except (msgspec.DecodeError, AttributeError, ValueError) as error:
         raise BadRequest(f"{auth_file} is no auth.json: {error}") from error
     return username, password
+
+
+def _decoded(response: httpx.Response, member: str) -> Any:
+    try:
+        return msgspec.json.decode(response.content, type=dict[str, Any]).get(member)
+    except msgspec.MsgspecError as error:
+        raise BadRequest(f"registry: {response.url.path}: the answer is no JSON: {error}") from error
+
+
+def _next_page(response: httpx.Response) -> str:
+    """Where the answer goes on. Source: RFC 5988, as the distribution specification uses it."""
+    link = response.links.get("next", {}).get("url", "")
+    if not link:
+        return ""
+    following = response.url.join(link)
+    return str(following) if following.host == response.url.host else ""
 
 
 def _pieces(content: Path | Iterable[bytes]) -> Iterator[bytes]:

@@ -3,115 +3,21 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import os
 import sys
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from underway.base.errors import BadRequest
 
-_TRUE = ("true", "1")
-_KINDS = ("oci", "docker", "tar", "local", "registry", "image")
-
-
-def pairs(values: tuple[str, ...], what: str) -> dict[str, str]:
-    """``NAME=VALUE`` words; a bare name passes on the environment's value, if any.
-
-    Raises:
-        BadRequest: a word has no name.
-    """
-    found = {}
-    for text in values:
-        name, equals, value = text.partition("=")
-        if not name:
-            raise BadRequest(f"{what} {text!r} has no name")
-        if not equals and name not in os.environ:
-            continue
-        found[name] = value if equals else os.environ[name]
-    return found
-
-
-def _options(text: str) -> dict[str, str]:
-    return dict(part.strip().partition("=")[::2] for part in text.split(","))
-
-
-def secrets_of(values: tuple[str, ...]) -> dict[str, Path | bytes]:
-    """``id=NAME[,src=FILE|,env=VARIABLE]``; without either, the variable or file of that name.
-
-    Raises:
-        BadRequest: the secret is not there; the message never holds its value.
-    """
-    found: dict[str, Path | bytes] = {}
-    for text in values:
-        options = _options(text)
-        name = options.get("id", "")
-        source = options.get("src") or options.get("source") or ""
-        variable = options.get("env", "")
-        if not source and not variable and name in os.environ:
-            variable = name
-        if name and variable in os.environ and options.get("type") != "file":
-            found[name] = os.environ[variable].encode()
-        elif name and Path(source or name).is_file() and not variable:
-            found[name] = Path(source or name)
-        else:
-            raise BadRequest(
-                f"--secret {text!r} must be id=NAME,src=FILE or id=NAME,env=VARIABLE,"
-                " with a file or variable that exists"
-            )
-    return found
-
-
-@dataclass(frozen=True)
-class Output:
-    """One ``--output``: ``dest`` is a path, or ``-`` for standard output."""
-
-    kind: str
-    dest: str = ""
-    options: dict[str, str] = field(default_factory=dict)
-
-    @classmethod
-    def parse(cls, text: str) -> Output:
-        """``type=KIND,dest=PATH``; a path alone is a directory for the files, ``-`` their tar.
-
-        Raises:
-            BadRequest: the kind is unknown, or lacks the path it needs.
-        """
-        if "=" not in text:
-            return cls("tar" if text == "-" else "local", text)
-        options = _options(text)
-        kind, dest = options.get("type", ""), options.get("dest", "")
-        if kind not in _KINDS:
-            raise BadRequest(f"--output {text}: the types are {', '.join(_KINDS)}")
-        if kind == "image":
-            kind = "registry" if options.get("push", "") in _TRUE else "image"
-        if not dest and kind not in ("registry", "image"):
-            raise BadRequest(f"--output {text} needs dest=PATH")
-        if dest == "-" and (kind == "local" or options.get("tar") == "false"):
-            raise BadRequest(f"--output {text}: a directory cannot go to standard output")
-        return cls(kind, dest, options)
-
-    def write(self, made: Any, names: list[str]) -> None:
-        """Write the image, whole or not at all."""
-        from underway.capabilities.build.backend import layout, outputs
-        from underway.wire.oci import Reference
-
-        if self.kind == "local":
-            outputs.write_files(Path(self.dest).absolute(), made)
-        elif self.kind == "tar":
-            outputs.to_stream(self.dest, lambda out: outputs.write_tar(out, made))
-        elif self.options.get("tar") == "false":
-            tag = Reference.parse(names[0]).tag if names else ""
-            folder = Path(self.dest).absolute()
-            layout.write(folder, made.documents, made.image.layers, made.shelf, tag)
-        elif self.kind in ("oci", "docker"):
-            docker = self.kind == "docker"
-            outputs.to_stream(
-                self.dest, lambda out: outputs.write_archive(out, made, names, docker=docker)
-            )
+if TYPE_CHECKING:
+    from underway.capabilities.build.backend.builder import Builder, Extras
+    from underway.capabilities.build.backend.outputs import Index, Made
+    from underway.kit.ports import BuildResult
 
 
 @click.command()
@@ -127,25 +33,79 @@ class Output:
     help="What FROM and --from mean by NAME: a directory, oci-layout://, docker-image://.",
 )
 @click.option("--label", "labels", multiple=True, metavar="NAME=VALUE")
+@click.option(
+    "--annotation",
+    "annotations",
+    multiple=True,
+    metavar="[index:]NAME=VALUE",
+    help="An annotation of the manifest, or the index.",
+)
 @click.option("--target", default="", help="Build this stage instead of the last.")
-@click.option("--platform", default="", help="This machine's own; no other can be built.")
+@click.option(
+    "--platform",
+    "platforms",
+    multiple=True,
+    metavar="linux/ARCH,...",
+    help="Several make an index. RUN for another machine needs qemu-user-static.",
+)
 @click.option("--no-cache", is_flag=True, help="Run every step anew.")
+@click.option(
+    "--cache-from",
+    "cache_from",
+    multiple=True,
+    metavar="type=registry,ref=NAME",
+    help="Take steps from there too; or type=local,src=DIRECTORY.",
+)
+@click.option(
+    "--cache-to",
+    "cache_to",
+    multiple=True,
+    metavar="type=registry,ref=NAME[,mode=max]",
+    help="Keep steps there too; or type=local,dest=DIRECTORY, or type=inline.",
+)
 @click.option(
     "--push/--no-push",
     default=None,
     help="Push to the platform's registry; the default where there is a tag and no -o.",
 )
+@click.option("--load", is_flag=True, help="Keep the image on this machine, push it nowhere.")
 @click.option("--secret", "secrets", multiple=True, metavar="id=NAME[,src=FILE|,env=NAME]")
+@click.option(
+    "--ssh",
+    "agents",
+    multiple=True,
+    metavar="default[=SOCKET]",
+    help="Let RUN --mount=type=ssh use this agent.",
+)
+@click.option(
+    "--allow",
+    "entitlements",
+    multiple=True,
+    metavar="security.insecure",
+    help="Allow RUN --security=insecure.",
+)
+@click.option(
+    "--attest",
+    "attests",
+    multiple=True,
+    metavar="type=sbom|provenance",
+    help="Attach an attestation to what is pushed.",
+)
+@click.option("--sbom", default="", metavar="true", help="As --attest type=sbom.")
+@click.option("--provenance", default="", metavar="true", help="As --attest type=provenance.")
+@click.option("--step-timeout", default="", metavar="10m", help="How long one RUN may take.")
 @click.option(
     "-o",
     "--output",
     "outputs",
     multiple=True,
     metavar="type=KIND,dest=PATH",
-    help="oci, docker, tar, local or registry; oci,tar=false is a layout directory.",
+    help="oci, docker, tar, local, registry or cacheonly; oci,tar=false is a layout directory.",
 )
 @click.option("--iidfile", type=click.Path(path_type=Path), help="Write the image's digest here.")
 @click.option("--metadata-file", type=click.Path(path_type=Path), help="Write the result as JSON.")
+@click.option("--check", "check", is_flag=True, help="Only say what is wrong with the Dockerfile.")
+@click.option("--call", "call", default="build", metavar="build|check|outline|targets")
 @click.option(
     "--progress",
     type=click.Choice(["auto", "plain", "quiet", "tty"]),
@@ -153,73 +113,177 @@ class Output:
     help="quiet prints the digest alone.",
 )
 @click.option("-q", "--quiet", is_flag=True, help="Print the digest alone.")
-def build(
-    path: str,
-    file: str,
-    tags: tuple[str, ...],
-    build_args: tuple[str, ...],
-    contexts: tuple[str, ...],
-    labels: tuple[str, ...],
-    target: str,
-    platform: str,
-    no_cache: bool,
-    push: bool | None,
-    secrets: tuple[str, ...],
-    outputs: tuple[str, ...],
-    iidfile: Path | None,
-    metadata_file: Path | None,
-    progress: str,
-    quiet: bool,
-) -> None:
+def build(path: str, file: str, **flags: Any) -> None:
     """Build an image from the Dockerfile in PATH: a directory, a git URL, or - for a tar archive.
 
     It is pushed to the platform's registry where it has a tag, unless --no-push is given.
     """  # fmt: skip
+    from underway.capabilities.build import cli_checks
+    from underway.capabilities.build.backend import userns
+
+    with _context(path) as context, _dockerfile(file, context) as dockerfile:
+        call = "check" if flags["check"] else flags["call"]
+        if call != "build":
+            sys.exit(cli_checks.run(call, dockerfile, flags))
+        userns.enter_unless_root()
+        _build(context, dockerfile, flags)
+
+
+def _build(context: Path, dockerfile: Path, flags: dict[str, Any]) -> None:
     from underway.base.home import Home
-    from underway.capabilities.build.backend import machine
-    from underway.capabilities.build.backend.builder import Builder, Extras
-    from underway.kit.ports import BuildRequest
+    from underway.capabilities.build import cli_options as options
+    from underway.capabilities.build.backend.builder import Builder
+    from underway.capabilities.build.backend.outputs import Index
     from underway.wire.oci import Reference
 
-    machine.check_platform(platform, "--platform")
-    chosen = [Output.parse(text) for text in outputs]
-    arguments = pairs(build_args, "--build-arg")
-    if "SOURCE_DATE_EPOCH" in os.environ:
-        arguments.setdefault("SOURCE_DATE_EPOCH", os.environ["SOURCE_DATE_EPOCH"])
-    pushing = bool(tags and not chosen) if push is None else push
-    pushing |= any(each.kind == "registry" for each in chosen)
-    if pushing and not tags:
-        raise BadRequest("an image without a tag cannot be pushed", hint="give it one with -t")
-    tell = _teller(quiet=quiet or progress == "quiet")
-    extras = Extras(secrets=secrets_of(secrets), tags=tags[1:], contexts=_contexts(contexts))
+    tags, quiet = flags["tags"], flags["quiet"] or flags["progress"] == "quiet"
+    chosen = [options.Output.parse(text) for text in flags["outputs"]]
+    pushing = _pushes(flags, chosen)
+    tell = _teller(quiet=quiet)
     builder = Builder(Home.from_environment())
-    with _context(path) as context, _dockerfile(file, context) as dockerfile:
-        request = BuildRequest(
-            context=context,
-            dockerfile=dockerfile,
-            tag=tags[0] if tags else "",
-            target=target,
-            build_args=arguments,
-            labels=pairs(labels, "--label"),
-            no_cache=no_cache,
-            push=False,
-        )
-        result, made = builder.make(request, tell, extras)
+    platforms = [p.strip() for text in flags["platforms"] for p in text.split(",") if p.strip()]
+    _, index_annotations = options.annotations_of(flags["annotations"])
+    extras = _extras(flags, chosen, builder)
+    made: list[Made] = []
+    for platform in platforms or [""]:
+        label = f"{platform} " if len(platforms) > 1 else ""
+        told = functools.partial(_labelled, tell, label)
+        result, one = _one(builder, context, dockerfile, flags, extras, platform, told)
+        made.append(one)
+    whole: Made | Index = made[0] if len(made) == 1 else Index(tuple(made), index_annotations)
+    digest = whole.digest if isinstance(whole, Index) else whole.documents.digest
     names = [str(Reference.parse(tag)) for tag in tags]
     for each in chosen:
-        each.write(made, names)
+        each.write(whole, names)
     if pushing:
         for name in names:
-            builder.push(Reference.parse(name), made, tell)
+            builder.push(Reference.parse(name), whole, tell)
+    _export(flags, made, builder, tell)
+    _attest(flags, names if pushing else [], made[0], result, tell)
     called = ", ".join(tags) or "image"
     size = f"{result.size_bytes / 1e6:.1f} MB"
     tell(f"built {called}: {size}, {result.steps_cached} steps from the cache")
-    if iidfile:
-        iidfile.write_text(result.digest)
-    if metadata_file:
-        metadata_file.write_bytes(_metadata(made, names))
+    if flags["iidfile"]:
+        flags["iidfile"].write_text(digest)
+    if flags["metadata_file"]:
+        flags["metadata_file"].write_bytes(_metadata(whole, names))
     if not any(each.dest == "-" for each in chosen):
-        click.echo(result.digest)
+        click.echo(digest)
+
+
+def _pushes(flags: dict[str, Any], chosen: list[Any]) -> bool:
+    tags, push = flags["tags"], flags["push"]
+    if push and flags["load"]:
+        raise BadRequest("--load keeps the image here and --push does not: choose one")
+    unsaid = bool(tags and not chosen and not flags["load"])
+    pushing = unsaid if push is None else push
+    pushing |= any(each.kind == "registry" for each in chosen)
+    if pushing and not tags:
+        raise BadRequest("an image without a tag cannot be pushed", hint="give it one with -t")
+    return bool(pushing)
+
+
+def _extras(flags: dict[str, Any], chosen: list[Any], builder: Builder) -> Extras:
+    from underway.capabilities.build import cli_options as options
+    from underway.capabilities.build.backend.builder import Extras
+    from underway.capabilities.build.backend.caches import CacheSource, CacheSpec
+
+    sources = [CacheSpec.parse(text, "--cache-from") for text in flags["cache_from"]]
+    targets = [CacheSpec.parse(text, "--cache-to") for text in flags["cache_to"]]
+    allowed = frozenset(flags["entitlements"])
+    if allowed - set(options.ENTITLEMENTS):
+        known = ", ".join(options.ENTITLEMENTS)
+        raise BadRequest(f"--allow {min(allowed)}: there are {known}")
+    packings = [each.packing for each in chosen if each.packing]
+    manifest_annotations, _ = options.annotations_of(flags["annotations"])
+    more = {"packing": packings[0]} if packings else {}
+    return Extras(
+        secrets=options.secrets_of(flags["secrets"]),
+        tags=flags["tags"][1:],
+        contexts=_contexts(flags["contexts"]),
+        agents=options.agents_of(flags["agents"]),
+        annotations=manifest_annotations,
+        entitlements=allowed,
+        step_timeout_s=options.duration_s(flags["step_timeout"] or "0", "--step-timeout"),
+        lenders=[CacheSource(spec, builder.registry_of) for spec in sources],
+        inline_cache=any(spec.kind == "inline" for spec in targets),
+        **more,
+    )
+
+
+def _one(
+    builder: Builder,
+    context: Path,
+    dockerfile: Path,
+    flags: dict[str, Any],
+    extras: Extras,
+    platform: str,
+    tell: Callable[[str], None],
+) -> tuple[BuildResult, Made]:
+    import dataclasses
+
+    from underway.capabilities.build.cli_options import pairs
+    from underway.kit.ports import BuildRequest
+
+    arguments = pairs(flags["build_args"], "--build-arg")
+    if "SOURCE_DATE_EPOCH" in os.environ:
+        arguments.setdefault("SOURCE_DATE_EPOCH", os.environ["SOURCE_DATE_EPOCH"])
+    request = BuildRequest(
+        context=context,
+        dockerfile=dockerfile,
+        tag=flags["tags"][0] if flags["tags"] else "",
+        target=flags["target"],
+        build_args=arguments,
+        labels=pairs(flags["labels"], "--label"),
+        no_cache=flags["no_cache"],
+        push=False,
+    )
+    return builder.make(request, tell, dataclasses.replace(extras, platform=platform))
+
+
+def _export(
+    flags: dict[str, Any], made: list[Made], builder: Builder, tell: Callable[[str], None]
+) -> None:
+    from underway.base.errors import UnderwayError
+    from underway.capabilities.build.backend.caches import CacheSpec, export
+
+    for text in flags["cache_to"]:
+        spec = CacheSpec.parse(text, "--cache-to")
+        if spec.kind == "inline":
+            continue
+        records = [
+            pair
+            for each in made
+            for pair in each.keys[0 if spec.everything else len(each.keys) - each.own_keys :]
+        ]
+        try:
+            export(spec, records, made[0].shelf, builder.registry_of)
+        except UnderwayError as error:
+            if not spec.ignore_errors:
+                raise
+            tell(f"warning: cache {spec.place}: {error.message}")
+        else:
+            tell(f"cache {spec.place}: {len(records)} steps")
+
+
+def _attest(
+    flags: dict[str, Any],
+    names: list[str],
+    made: Made,
+    result: BuildResult,
+    tell: Callable[[str], None],
+) -> None:
+    from underway.capabilities.build.cli_options import attestations_of
+
+    shorthands = {"sbom": flags["sbom"], "provenance": flags["provenance"]}
+    wanted = attestations_of(flags["attests"], shorthands)
+    if not wanted:
+        return
+    if not names:
+        raise BadRequest("attestations are attached to what is pushed", hint="add -t and --push")
+    from underway.capabilities.build.backend.attesting import attest
+
+    attest(wanted, names[0], made, result, flags["build_args"], tell)
 
 
 def _teller(*, quiet: bool) -> Callable[[str], None]:
@@ -230,17 +294,28 @@ def _teller(*, quiet: bool) -> Callable[[str], None]:
     return tell
 
 
-def _metadata(made: Any, names: list[str]) -> bytes:
+def _labelled(tell: Callable[[str], None], label: str, line: str) -> None:
+    tell(label + line)
+
+
+def _metadata(whole: Made | Index, names: list[str]) -> bytes:
     """What buildx writes to ``--metadata-file``."""
     from underway.capabilities.build.backend.layout import encode
+    from underway.capabilities.build.backend.outputs import Index
     from underway.wire import oci
 
-    manifest = made.documents.manifest
-    found: dict[str, Any] = {
-        "containerimage.config.digest": oci.digest_of(made.documents.config),
-        "containerimage.descriptor": oci.Descriptor.of(oci.MANIFEST, manifest).as_dict(),
-        "containerimage.digest": made.documents.digest,
-    }
+    if isinstance(whole, Index):
+        found: dict[str, Any] = {
+            "containerimage.descriptor": oci.Descriptor.of(oci.INDEX, whole.data).as_dict(),
+            "containerimage.digest": whole.digest,
+        }
+    else:
+        manifest = whole.documents.manifest
+        found = {
+            "containerimage.config.digest": oci.digest_of(whole.documents.config),
+            "containerimage.descriptor": oci.Descriptor.of(oci.MANIFEST, manifest).as_dict(),
+            "containerimage.digest": whole.documents.digest,
+        }
     return encode(found | ({"image.name": ",".join(names)} if names else {})) + b"\n"
 
 

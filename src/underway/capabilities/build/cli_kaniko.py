@@ -25,10 +25,11 @@ _LEVELS = (*_QUIET, "info", "debug", "trace")
 _SWITCHES = {
     "cache": "Take steps from the cache.",
     "cleanup": "Accepted: a build leaves nothing behind.",
-    "force": "Accepted: a build touches nothing of the machine's.",
+    "force": "Build in place even where this does not look like a container.",
     "ignore-var-run": "Accepted: /var/run is a part of the image like any other.",
     "insecure": "Push by plain http where https fails.",
-    "insecure-pull": "Refused: base images come from where `underway build` takes them.",
+    "insecure-pull": "Pull base images by plain http where https fails.",
+    "in-place": "Build in this container's own root directory, without any privilege.",
     "log-timestamp": "Accepted.",
     "no-push": "Push nothing.",
     "no-push-cache": "Accepted: the cache is this machine's.",
@@ -38,16 +39,15 @@ _SWITCHES = {
     "skip-default-registry-fallback": "Accepted.",
     "skip-push-permission-check": "Accepted: a push is tried when the image is there.",
     "skip-tls-verify": "Take any certificate when pushing.",
-    "skip-tls-verify-pull": "Refused: base images come from where `underway build` takes them.",
+    "skip-tls-verify-pull": "Take any certificate when pulling base images.",
     "skip-unused-stages": "Accepted: stages that are not needed are never built.",
     "use-new-run": "Accepted.",
     "cache-copy-layers": "Accepted: the cache holds them.",
     "cache-run-layers": "Accepted: the cache holds them.",
     "compressed-caching": "Accepted.",
 }
-_REFUSED = ("insecure-pull", "skip-tls-verify-pull")
 _IGNORED_VALUES = (
-    "cache-dir", "cache-ttl", "compression-level", "credential-helpers", "image-download-retry",
+    "cache-dir", "credential-helpers", "image-download-retry",
     "image-fs-extract-retry", "log-format", "push-retry",
 )  # fmt: skip
 
@@ -55,9 +55,16 @@ _IGNORED_VALUES = (
 class _Executor(click.Command):
     """A command whose usage errors end with 1, as kaniko's do."""
 
-    def make_context(self, *arguments: Any, **extra: Any) -> click.Context:
+    def make_context(
+        self, info_name: str | None, args: list[str], *rest: Any, **extra: Any
+    ) -> click.Context:
+        if args and args[0] in ("login", "push", "warmer"):
+            from underway.capabilities.build import cli_kaniko_tools as tools
+
+            command: click.Command = getattr(tools, args[0])
+            return command.make_context(f"{info_name} {args[0]}", args[1:], *rest, **extra)
         try:
-            return super().make_context(*arguments, **extra)
+            return super().make_context(info_name, args, *rest, **extra)
         except click.UsageError as error:
             error.exit_code = 1
             raise
@@ -98,14 +105,6 @@ class _Wanted:
             raise BadRequest("you must provide --destination, or use --no-push")
         if self.tar_path and not self.destinations:
             raise BadRequest("--tar-path needs a --destination: the archive's image name")
-        for name in _REFUSED:
-            if self.flags[name.replace("-", "_")]:
-                raise BadRequest(
-                    f"--{name} is not supported",
-                    hint="name the registry and its certificate in registries.json",
-                )
-        if self.compression not in ("", "gzip"):
-            raise BadRequest(f"--compression={self.compression}: layers are written as gzip")
 
 
 @click.command(cls=_Executor, context_settings={"help_option_names": ["-h", "--help"]})
@@ -128,8 +127,17 @@ class _Wanted:
 @click.option("--digest-file", default="", help="Write the digest here.")
 @click.option("--image-name-with-digest-file", default="", help="Write NAME@DIGEST here.")
 @click.option("--image-name-tag-with-digest-file", default="", help="Write NAME:TAG@DIGEST here.")
-@click.option("--cache-repo", default="", help="Accepted with a warning: the cache is local.")
+@click.option("--cache-repo", default="", help="Take steps from this repository, and keep them.")
+@click.option("--cache-ttl", default="336h", show_default=True, help="How long they are taken.")
 @click.option("--registry-certificate", "certificates", multiple=True, metavar="HOST=FILE")
+@click.option(
+    "--registry-client-cert", "client_certificates", multiple=True, metavar="HOST=CERT,KEY"
+)
+@click.option("--registry-mirror", "mirrors", multiple=True, metavar="HOST[/PATH]",
+              help="Ask this registry for images of docker.io.")
+@click.option("--registry-map", "registry_maps", multiple=True, metavar="HOST=MIRROR[/PATH];...",
+              help="Ask these registries for images of HOST.")
+@click.option("--git", "git", default="", metavar="branch=NAME,recurse-submodules=BOOL")
 @click.option("--insecure-registry", "insecure_registries", multiple=True, metavar="HOST")
 @click.option("--skip-tls-verify-registry", "unverified", multiple=True, metavar="HOST")
 @click.option("--ignore-path", "ignored_paths", multiple=True, help="Accepted with a warning.")
@@ -142,7 +150,8 @@ class _Wanted:
     help="Accepted: changes are what the kernel says they are.",
 )
 @click.option("--custom-platform", "--customPlatform", "platform", default="")
-@click.option("--compression", default="")
+@click.option("--compression", default="gzip", help="gzip or zstd.")
+@click.option("--compression-level", default="", help="As gzip and zstd count them.")
 @click.option("-v", "--verbosity", type=click.Choice(_LEVELS), default="info", show_default=True)
 @_switches
 def kaniko(**flags: Any) -> None:
@@ -164,9 +173,11 @@ def kaniko(**flags: Any) -> None:
 
 def _execute(wanted: _Wanted) -> None:
     from underway.base.home import Home
-    from underway.capabilities.build.backend import machine
+    from underway.capabilities.build.backend import kaniko_registries as registries
+    from underway.capabilities.build.backend import userns
     from underway.capabilities.build.backend.builder import Builder, Extras
-    from underway.capabilities.build.cli import pairs
+    from underway.capabilities.build.backend.caches import LayerRepository
+    from underway.capabilities.build.cli_options import duration_s, packing_of, pairs
     from underway.kit.ports import BuildRequest
     from underway.wire.oci import Reference
 
@@ -176,33 +187,72 @@ def _execute(wanted: _Wanted) -> None:
         if not quiet or line.startswith("warning:"):
             click.echo(line, err=True)
 
-    machine.check_platform(wanted.platform, "--custom-platform")
-    if wanted.cache_repo:
-        tell(f"warning: --cache-repo {wanted.cache_repo} is not used: the cache is this machine's")
-    if wanted.ignored_paths:
-        tell("warning: --ignore-path is not used: nothing of this machine gets into the image")
-    names = [Reference.parse(name) for name in wanted.destinations]
-    arguments = pairs(wanted.build_args, "--build-arg")
+    packing = packing_of(wanted.compression or "gzip", wanted.compression_level)
+    if not wanted.in_place:
+        userns.enter_unless_root()
     home = Home.from_environment()
-    with _context(wanted.context, wanted.context_sub_path) as context:
+    names = [Reference.parse(name) for name in wanted.destinations]
+    access = registries.pushing(wanted.flags, {name.registry for name in names})
+    pulling = registries.pulling(wanted.flags)
+    lenders = []
+    if wanted.cache_repo and wanted.cache:
+        from underway.base.clock import SystemClock
+
+        lenders = [
+            LayerRepository(
+                Reference.parse(wanted.cache_repo),
+                registries.opener(home, access),
+                SystemClock(),
+                duration_s(wanted.cache_ttl, "--cache-ttl"),
+            )
+        ]
+    with (
+        _context(wanted.context, wanted.context_sub_path, wanted.git, home, pulling) as context,
+        _grounds(wanted, home) as grounds,
+    ):
         request = BuildRequest(
             context=context,
             dockerfile=_dockerfile(wanted.dockerfile, context),
             tag=str(names[0]) if names else "",
             target=wanted.target,
-            build_args=arguments,
+            build_args=pairs(wanted.build_args, "--build-arg"),
             labels=pairs(wanted.labels, "--label"),
             no_cache=not wanted.cache,
             push=False,
         )
-        extras = Extras(tags=[str(name) for name in names[1:]])
+        extras = Extras(
+            tags=[str(name) for name in names[1:]],
+            platform=wanted.platform,
+            packing=packing,
+            lenders=lenders,
+            grounds=grounds,
+            origins=registries.origins(home, wanted.flags, pulling),
+        )
         result, made = Builder(home).make(request, tell, extras)
-    _deliver(wanted, names, made, home, tell)
+    if lenders and not wanted.no_push_cache:
+        lenders[0].keep(made.keys, made.shelf)
+    _deliver(wanted, names, made, home, access, tell)
     tell(f"built {result.digest}: {result.size_bytes / 1e6:.1f} MB")
 
 
+@contextlib.contextmanager
+def _grounds(wanted: _Wanted, home: Any) -> Iterator[Any]:
+    if not wanted.in_place:
+        yield None
+        return
+    from underway.capabilities.build.backend.in_place import InPlace
+
+    with InPlace.here(home, forced=wanted.force, ignored=wanted.ignored_paths) as grounds:
+        yield grounds
+
+
 def _deliver(
-    wanted: _Wanted, names: list[Any], made: Any, home: Any, tell: Callable[[str], None]
+    wanted: _Wanted,
+    names: list[Any],
+    made: Any,
+    home: Any,
+    access: Any,
+    tell: Callable[[str], None],
 ) -> None:
     from underway.base.errors import Conflict
     from underway.capabilities.build.backend import layout, outputs
@@ -218,7 +268,6 @@ def _deliver(
         folder = Path(wanted.oci_layout_path).absolute()
         layout.write(folder, made.documents, made.image.layers, made.shelf, tag)
     if not wanted.no_push:
-        access = _access(wanted, {name.registry for name in names})
         settings = home.load_settings()
         for name in names:
             try:
@@ -236,24 +285,8 @@ def _deliver(
     _write(wanted.image_name_tag_with_digest_file, lines)
 
 
-def _access(wanted: _Wanted, hosts: set[str]) -> Any:
-    from underway.capabilities.build.backend.outputs import Access
-
-    certificates = {}
-    for text in wanted.certificates:
-        host, equals, file = text.partition("=")
-        if not equals or not Path(file).is_file():
-            raise BadRequest(f"--registry-certificate {text!r} must be HOST=FILE")
-        certificates[host] = Path(file)
-    return Access(
-        insecure=frozenset(wanted.insecure_registries) | (hosts if wanted.insecure else set()),
-        skip_verify=frozenset(wanted.unverified) | (hosts if wanted.skip_tls_verify else set()),
-        certificates=certificates,
-    )
-
-
 @contextlib.contextmanager
-def _context(text: str, sub_path: str) -> Iterator[Path]:
+def _context(text: str, sub_path: str, git: str, home: Any, access: Any) -> Iterator[Path]:
     from underway.capabilities.build.backend import contexts
     from underway.capabilities.build.backend.paths import inside
 
@@ -271,13 +304,27 @@ def _context(text: str, sub_path: str) -> Iterator[Path]:
         if method not in ("http", "https"):
             raise BadRequest(f"GIT_PULL_METHOD is http or https, not {method}")
         repository, *marks = text.split("#")  # REF, then COMMIT, which says it more exactly
-        source = contexts.git_source(f"{repository}#{marks[-1] if marks else ''}", method)
+        options = dict(part.partition("=")[::2] for part in git.split(",") if part)
+        ref = marks[-1] if marks else options.get("branch", "")
+        source = contexts.git_source(f"{repository}#{ref}", method)
         with contexts.cloned(source, sub_path) as found:
+            yield found
+    elif scheme == "s3":
+        from underway.base.clock import SystemClock
+        from underway.capabilities.build.backend.contexts_remote import from_s3
+
+        with from_s3(text, sub_path, SystemClock()) as found:
+            yield found
+    elif scheme == "oci":
+        from underway.capabilities.build.backend.contexts_remote import from_registry
+        from underway.capabilities.build.backend.kaniko_registries import opener
+
+        with from_registry(text, sub_path, opener(home, access)) as found:
             yield found
     else:
         raise BadRequest(
             f"build contexts by {scheme}:// are not supported",
-            hint="dir://, tar:// and git:// are",
+            hint="dir://, tar://, git://, s3:// and oci:// are",
         )
 
 

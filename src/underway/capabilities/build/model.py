@@ -25,6 +25,20 @@ class Layer:
         return oci.Descriptor(self.media_type, self.digest, self.size_bytes).as_dict()
 
 
+@dataclass(frozen=True, slots=True)
+class Packing:
+    """How layers are compressed: ``gzip`` or ``zstd``; ``level`` 0 is the quickest sensible one."""
+
+    compression: str = "gzip"
+    level: int = 0
+
+    @property
+    def key(self) -> list[list[str]]:
+        """What it adds to a step's cache key: nothing where it is as usual."""
+        usual = self.compression == "gzip" and not self.level
+        return [] if usual else [[self.compression, str(self.level)]]
+
+
 @dataclass
 class Image:
     """Layers, bottom first, and the config's ``config`` and ``history``."""

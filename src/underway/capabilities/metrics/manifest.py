@@ -10,6 +10,7 @@ CAPABILITY = Capability(
     id="metrics",
     summary="The API metrics.k8s.io, behind kubectl top and autoscaling",
     controllers=(f"{_HERE}.controller:add",),
+    permissions="underway.capabilities.metrics.permissions:ROLES",
     api_services={"kube-system/metrics-server": f"{_HERE}.routes:app"},
     embedded_only=True,
 )

@@ -18,5 +18,6 @@ CAPABILITY = Capability(
     ),
     crds=("underway.capabilities.registry.crds:registry.yaml",),
     controllers=("underway.capabilities.registry.controller:setup",),
+    permissions="underway.capabilities.registry.permissions:ROLES",
     routes=(Route("registry", "underway.capabilities.registry.routes:app", "registry_port"),),
 )

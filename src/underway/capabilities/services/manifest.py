@@ -8,6 +8,7 @@ CAPABILITY = Capability(
     id="services",
     summary="Services by nftables and cluster DNS, as kube-proxy and CoreDNS do it",
     controllers=(f"{_PACKAGE}.controller:publish",),
+    permissions="underway.capabilities.services.permissions:ROLES",
     node_controllers=(f"{_PACKAGE}.controller:serve",),
     teardown=f"{_PACKAGE}.backend.packets:teardown",
     probe=f"{_PACKAGE}.backend.probe:probe",

@@ -7,6 +7,7 @@ CAPABILITY = Capability(
     summary="Simulated nodes and pods by the thousand, driven by kwok's Stages.",
     crds=("underway.capabilities.simulation.crds:stages.yaml",),
     controllers=("underway.capabilities.simulation.controller:add",),
+    permissions="underway.capabilities.simulation.permissions:ROLES",
     commands={"simulate": "underway.capabilities.simulation.cli:simulate"},
     command_summaries={"simulate": "Nodes without machines: make, list and remove them."},
 )

@@ -13,5 +13,6 @@ CAPABILITY = Capability(
         f"{_HERE}.{name}:add"
         for name in ("binder", "provisioner", "protection", "ephemeral", "classes")
     ),
+    permissions="underway.capabilities.storage.permissions:ROLES",
     embedded_only=True,
 )

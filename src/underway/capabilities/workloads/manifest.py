@@ -29,6 +29,7 @@ CAPABILITY = Capability(
             "autoscaler",
         )
     ),
+    permissions="underway.capabilities.workloads.permissions:ROLES",
     pages=(
         Page("workloads", "Workloads", f"{_WEB}.workloads:page", "Workloads"),
         Page("pods", "Pods", f"{_WEB}.pods:page", "Workloads"),

@@ -123,6 +123,8 @@ class Admission:
                 self._limits.fill(write)
         else:
             nodes.check_change(write)
+            if served.storage == "pods" and not write.subresource and write.old is not None:
+                self._pods.keep(new, write.old)
 
     async def validate(self, write: Write) -> None:
         """Decide over what would be stored, or deleted.

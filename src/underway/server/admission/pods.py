@@ -1,4 +1,4 @@
-"""What a new pod is given: a service account and its token, a priority, default tolerations.
+"""What a pod is given: a service account and its token, a priority, default tolerations.
 
 Source: Kubernetes "Configure Service Accounts for Pods", "Pod Priority and Preemption", and
 kubernetes ``plugin/pkg/admission/{serviceaccount,priority,defaulttolerationseconds}``.
@@ -43,6 +43,21 @@ class PodDefaults:
             self._service_account(served, pod)
         self._priority(served, pod)
         _tolerate(pod["spec"])
+
+    @staticmethod
+    def keep(pod: Object, old: Object) -> None:
+        """Complete a pod that is replaced, in place: a priority and tolerations may be left out.
+
+        The service account and the volume of its token may not: ServiceAccount looks at new pods
+        alone.
+        """
+        spec, before = pod.get("spec"), old.get("spec")
+        if not isinstance(spec, dict) or not isinstance(before, dict):
+            return
+        for name in ("priority", "preemptionPolicy"):
+            if spec.get(name) is None and before.get(name) is not None:
+                spec[name] = before[name]
+        _tolerate(spec)
 
     def check_class(self, write: Write) -> None:
         """At most one PriorityClass is the default.
@@ -127,7 +142,7 @@ class PodDefaults:
 
 def _tolerate(spec: Object) -> None:
     """Let a pod stay a while on a node that stops answering."""
-    tolerations = spec.setdefault("tolerations", [])
+    tolerations = spec["tolerations"] = spec.get("tolerations") or []
     for key in ("node.kubernetes.io/not-ready", "node.kubernetes.io/unreachable"):
         if not any(_tolerates(each, key) for each in tolerations):
             tolerations.append(

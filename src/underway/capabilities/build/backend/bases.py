@@ -1,9 +1,10 @@
-"""Stand-ins for well-known base images, assembled from Debian packages.
+"""Base images by declaration, and those of them that stand in for well-known images.
 
-They are for networks where the usual registries cannot be reached. A recipe
-(``bases/*.yaml``) is either a bootstrap of Debian or a Dockerfile on top of another stand-in.
-Assembled images lie in ``UNDERWAY_BASE_CACHE`` (a directory several homes may share; by default
-``builds/bases`` of the home), each with the list of its packages.
+A declaration (``bases/*.yaml``, or a user's file) is locked to exact packages, which are assembled
+without running their scripts; its ``steps``, if any, run on top. Stand-ins are for networks where the
+usual registries cannot be reached. What is made lies in ``UNDERWAY_BASE_CACHE`` (a directory several
+homes may share; by default ``builds/bases`` of the home) with its lock, its list of packages and
+its bill of materials.
 """
 
 from __future__ import annotations
@@ -12,28 +13,38 @@ import fcntl
 import hashlib
 import os
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import cache
 from importlib.resources import files
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import msgspec
 
 from underway.base.clock import Clock, SystemClock
-from underway.base.errors import NotFound
+from underway.base.errors import BadRequest, NotFound
 from underway.base.files import write_atomic
 from underway.base.home import Home
-from underway.capabilities.build.backend import bootstrap, machine
 from underway.capabilities.build.backend import layout as layouts
+from underway.capabilities.build.backend import machine
+from underway.capabilities.build.backend.debian import archives, assembly
 from underway.capabilities.build.backend.execution import Execution, Job
 from underway.capabilities.build.backend.rooms import room
 from underway.capabilities.build.backend.shelf import Shelf
 from underway.capabilities.build.backend.trees import Tree
-from underway.capabilities.build.model import DEFAULT_PATH, Image
+from underway.capabilities.build.model import Image
+from underway.capabilities.build.rules import declaration as declarations
+from underway.capabilities.build.rules.debian import (
+    Lock,
+    cyclonedx,
+    installed,
+    read_lock,
+    write_lock,
+)
+from underway.capabilities.build.rules.declaration import Declaration, Document
 from underway.capabilities.build.rules.keys import DEFAULT_EPOCH_S, framed
-from underway.capabilities.build.rules.stages import plan
 from underway.kit.ports import BaseImage, Progress
 from underway.linux.mounts import with_own_mounts
 from underway.wire import oci
@@ -42,53 +53,87 @@ from underway.wire.dockerfile import parse
 CACHE_VARIABLE = "UNDERWAY_BASE_CACHE"
 STAND_IN = "dev.underway.stand-in"
 PACKAGES = "dev.underway.packages"
-_PACKAGES_FILE = "packages.txt"
-_RECIPES = "underway.capabilities.build.bases"
+PACKAGES_FILE = "packages.txt"
+LOCK_FILE = "lock.json"
+SBOM_FILE = "sbom.cdx.json"
+_SCRIPTLESS = "underway.invalid/scriptless"
+_DECLARATIONS = "underway.capabilities.build.bases"
 
 
-class Variant(msgspec.Struct, frozen=True):
-    """One image of a recipe: ``tags`` is a pattern of the tags it stands in for."""
+@dataclass(frozen=True)
+class Made:
+    """An image made of a declaration, with what it was made of."""
 
-    tags: str
-    bootstrap: bootstrap.Plan | None = None
-    cmd: list[str] = []
-    args: dict[str, str] = {}
+    image: Image
+    documents: layouts.Documents
+    lock: Lock
+    packages: str
+    sbom: bytes
 
-
-class Recipe(msgspec.Struct, frozen=True):
-    """A file of ``bases/``; ``offered`` tells users what can be had."""
-
-    repository: str
-    offered: str
-    images: list[Variant]
-    dockerfile: str = ""
-
-
-@cache
-def recipes() -> Mapping[str, Recipe]:
-    """All recipes by repository."""
-    folder = files(_RECIPES)
-    names = (each.name for each in folder.iterdir() if each.name.endswith(".yaml"))
-    found = [_recipe(name) for name in names]
-    return {recipe.repository: recipe for recipe in found}
+    @property
+    def digest(self) -> str:
+        """Its manifest's digest."""
+        return self.documents.digest
 
 
 @cache
-def _recipe(file: str) -> Recipe:
-    import yaml  # recipes are read when a build needs one, not when the command line starts
+def shipped() -> Mapping[str, Document]:
+    """The declarations that come with the product, by name."""
+    names = (each.name for each in files(_DECLARATIONS).iterdir() if each.name.endswith(".yaml"))
+    found = [declarations.parse(*_shipped(name.removesuffix(".yaml"))) for name in sorted(names)]
+    return {each.metadata.name: each for each in found}
 
-    loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)  # the one in C is ten times as fast
-    text = (files(_RECIPES) / file).read_text()
-    return msgspec.convert(yaml.load(text, loader), type=Recipe)  # noqa: S506  # safe either way
+
+@cache
+def _shipped(name: str) -> tuple[str, str]:
+    file = files(_DECLARATIONS) / f"{name}.yaml"
+    if not re.fullmatch(r"[a-z0-9-]+", name) or not file.is_file():
+        known = sorted(e.name[:-5] for e in files(_DECLARATIONS).iterdir() if e.name[-5:] == ".yaml")
+        raise NotFound(f"there is no base {name}", hint=f"there are {', '.join(known)}")
+    return file.read_text(), f"{name}.yaml"
 
 
-def _recipe_for(repository: str) -> Recipe | None:
-    """The recipe of a repository; it lies in a file of the repository's last name."""
-    file = f"{repository.rpartition('/')[2]}.yaml"
-    if not (files(_RECIPES) / file).is_file():
-        return None
-    found = _recipe(file)
-    return found if found.repository == repository else None
+@cache
+def _document(name: str) -> Document:
+    return declarations.parse(*_shipped(name))
+
+
+def chain_of(name: str) -> list[Declaration]:
+    """A shipped base (``NAME`` or ``NAME#VARIANT``) or a file's, with those below it, lowest first.
+
+    Raises:
+        NotFound: there is none of that name.
+        BadRequest: a declaration is wrong; names file and line.
+    """
+    plain, _, variant = name.partition("#")
+    return _chain(plain, variant, Path.cwd(), ())
+
+
+def _chain(name: str, variant: str, folder: Path, above: tuple[str, ...]) -> list[Declaration]:
+    text, shown, folder = _text(name, folder)
+    identity = f"{shown}#{variant}"
+    if identity in above:
+        raise BadRequest(f"{shown}: declarations are based on one another in a circle")
+
+    def read(other: str) -> tuple[str, str]:
+        return _text(other, folder)[:2]
+
+    top = declarations.resolve(text, shown, variant, read)
+    if not top.base:
+        return [top]
+    below, _, below_variant = top.base.partition("#")
+    return [*_chain(below, below_variant, folder, (*above, identity)), top]
+
+
+def _text(name: str, folder: Path) -> tuple[str, str, Path]:
+    """A declaration's text, the name it is shown by, and what its own names are relative to."""
+    if "/" not in name and not name.endswith((".yaml", ".yml")):
+        return *_shipped(name), folder
+    path = folder / name
+    try:
+        return path.read_text(), str(path), path.parent
+    except (OSError, UnicodeDecodeError) as error:
+        raise NotFound(f"{path}: {error}") from error
 
 
 @dataclass(frozen=True)
@@ -101,7 +146,7 @@ class StandIns:
     def offers(self, reference: str) -> bool:
         """Whether a stand-in for this reference can be made."""
         try:
-            self._variant(oci.Reference.parse(reference))
+            self._name(oci.Reference.parse(reference))
         except NotFound:
             return False
         return True
@@ -125,89 +170,127 @@ class StandIns:
         """The assembled image's layout in the cache.
 
         Raises:
-            NotFound: there is no recipe for it.
+            NotFound: there is no declaration for it.
             StepFailed, ServiceUnavailable: assembling failed.
         """
         parsed = oci.Reference.parse(reference)
-        recipe, variant = self._variant(parsed)
-        base = ""
-        if recipe.dockerfile:
-            job = self._job(parsed, recipe, variant)
-            needed = plan(job.dockerfile, "", job.build_args, machine.platform_args())
-            base = layouts.digest(self.find_or_make(needed.stages[0].base_image, tell))
-        recipe_bytes, variant_bytes = msgspec.json.encode(recipe), msgspec.json.encode(variant)
-        key = framed(recipe_bytes, variant_bytes, base, machine.architecture())
-        name = f"{parsed.repository.rpartition('/')[2]}-{key[:16]}"
+        return self.kept(chain_of(self._name(parsed)), tell, reference) / "layout"
+
+    def kept(self, chain: Sequence[Declaration], tell: Progress, shown: str = "") -> Path:
+        """The folder of an image in the cache, locked and made when it is first asked for."""
+        key = framed(assembly.FORMAT, assembly.chain_digest(chain), machine.architecture())
+        name = f"{chain[-1].name}-{key[:16]}"
         folder = self._cache() / name
+        below, start = None, Image()
+        if len(chain) > 1:  # made by itself, so that all that stand on it share its layers
+            under = self.kept(chain[:-1], tell)
+            below = read_lock((under / LOCK_FILE).read_bytes(), str(under / LOCK_FILE))
+            start, _ = layouts.read(under / "layout", Shelf(self.home))
         with _locked(self._cache() / f"{name}.lock"):
             if (folder / "layout" / "oci-layout").exists():
-                return folder / "layout"
-            tell(f"assembling {reference} from Debian packages (kept for later builds)")
-            image = (
-                self._from_dockerfile(parsed, recipe, variant, tell)
-                if recipe.dockerfile
-                else self._bootstrapped(variant, tell)
-            )
-            self._keep(folder, parsed, image)
-        return folder / "layout"
+                return folder
+            tell(f"assembling {shown or chain[-1].title} (kept for later builds)")
+            locked = self.lock(chain, tell, below)
+            made = self._made(chain, len(chain) - 1, start, locked, tell, cached=False)
+            self._keep(folder, made, shown)
+        return folder
 
-    def _variant(self, reference: oci.Reference) -> tuple[Recipe, Variant]:
-        recipe = _recipe_for(f"{reference.registry}/{reference.repository}")
-        if recipe is None:
-            known = ", ".join(sorted(r.rpartition("/")[2] for r in recipes()))
+    def lock(
+        self, chain: Sequence[Declaration], tell: Progress, below: Lock | None = None
+    ) -> Lock:
+        """Choose the versions of all packages; with ``below``, those under the top as there.
+
+        Raises:
+            NotFound: a package does not exist; names file and line.
+            ServiceUnavailable: the archives cannot be read, or are not signed as they must be.
+        """
+        sources = archives.of_machine(chain[-1].spec.suite)
+        with TemporaryDirectory(prefix="underway-base-") as scratch:
+            return assembly.lock(chain, sources, Path(scratch), tell, below=below)
+
+    def make(
+        self, chain: Sequence[Declaration], locked: Lock, tell: Progress, *, cached: bool = True
+    ) -> Made:
+        """Make the image that a lock describes; with ``cached``, of layers that are there.
+
+        Raises:
+            ServiceUnavailable: a package cannot be had, or is not what was locked.
+            BadRequest, StepFailed: it cannot be assembled.
+        """
+        return self._made(chain, 0, Image(), locked, tell, cached=cached)
+
+    def _made(
+        self, chain: Sequence[Declaration], start: int, image: Image, locked: Lock,
+        tell: Progress, *, cached: bool,
+    ) -> Made:  # fmt: skip
+        shelf, started_s = Shelf(self.home), self.clock.now().timestamp()
+        stock = assembly.Stock(archives.of_machine(chain[-1].spec.suite), self.packages())
+        for at in range(start, len(chain)):
+            one = chain[at]
+            image = assembly.assemble(
+                one, at, locked, image, stock, shelf, started_s, tell, cached=cached
+            )
+            if one.spec.steps:
+                image = self._with_steps(one, image, tell, cached=cached)
+        return _described(chain[-1], image, locked, shelf)
+
+    def packages(self) -> archives.Packages:
+        """The packages fetched so far."""
+        return archives.Packages(self._cache() / "packages")
+
+    def _name(self, reference: oci.Reference) -> str:
+        """The shipped base, with its variant, that stands in for a reference."""
+        repository = f"{reference.registry}/{reference.repository}"
+        try:
+            document = _document(repository.rpartition("/")[2])
+        except NotFound:
+            document = None
+        if document is None or document.standsFor is None:
+            found = None
+        else:
+            found = document.standsFor if document.standsFor.repository == repository else None
+        if document is None or found is None:
             raise NotFound(
                 f"no registry is configured for {reference}, and there is no stand-in for it",
-                hint=f"name a registry in registries.json; there are stand-ins for {known}",
+                hint="name a registry in registries.json; there are stand-ins for "
+                + ", ".join(name for name, each in shipped().items() if each.standsFor),
             )
         if not reference.digest:
-            for variant in recipe.images:
-                if re.fullmatch(variant.tags, reference.tag):
-                    return recipe, variant
+            for variant in document.variants:
+                if variant.tags and re.fullmatch(variant.tags, reference.tag):
+                    return f"{document.metadata.name}#{variant.name}"
         raise NotFound(
             f"no registry is configured for {reference}, and Debian's packages cannot stand in"
             " for it",
-            hint=f"there are stand-ins for {recipe.offered}",
+            hint=f"there are stand-ins for {found.offered}",
         )
 
-    def _from_dockerfile(
-        self, reference: oci.Reference, recipe: Recipe, variant: Variant, tell: Progress
+    def _with_steps(
+        self, declaration: Declaration, below: Image, tell: Progress, *, cached: bool
     ) -> Image:
-        shelf = Shelf(self.home)
+        text = f"FROM {_SCRIPTLESS}\n{declaration.spec.steps}"
+        dockerfile = parse(text, f"steps of {declaration.title}")
+
+        def base(name: str, _: Progress) -> tuple[Image, BaseImage]:
+            return below, BaseImage(name, name, "", "stand-in")
+
         with room(self.home) as here:
             empty = here.path / "context"
             empty.mkdir()
-            job = replace(self._job(reference, recipe, variant), context=Tree(empty))
-            execution = Execution(shelf, here, job, self._base, tell, self.clock)
+            job = Job(dockerfile, Tree(empty), no_cache=not cached, lint=False)
+            execution = Execution(Shelf(self.home), here, job, base, tell, self.clock)
             return with_own_mounts(execution.run).image
 
-    def _job(self, reference: oci.Reference, recipe: Recipe, variant: Variant) -> Job:
-        dockerfile = parse(recipe.dockerfile, f"recipe of {reference}")
-        return Job(
-            dockerfile, Tree(self.home.builds), build_args=variant.args, no_cache=True, lint=False
-        )
-
-    def _base(self, name: str, tell: Progress) -> tuple[Image, BaseImage]:
-        reference = oci.Reference.parse(name)
-        image, documents = layouts.read(self.find_or_make(name, tell), Shelf(self.home))
-        return image, BaseImage(str(reference), reference.name, documents.digest, "stand-in")
-
-    def _bootstrapped(self, variant: Variant, tell: Progress) -> Image:
-        assert variant.bootstrap is not None
-        started_s = self.clock.now().timestamp()
-        wanted, shelf = variant.bootstrap, Shelf(self.home)
-        layer = with_own_mounts(lambda: bootstrap.make(wanted, shelf, started_s, tell))
-        config = {"Env": [f"PATH={DEFAULT_PATH}"], "Cmd": variant.cmd}
-        history = [{"created_by": f"Debian {wanted.suite} packages by mmdebstrap"}]
-        return Image([layer], config, history)
-
-    def _keep(self, folder: Path, reference: oci.Reference, image: Image) -> None:
-        shelf = Shelf(self.home)
-        packages = "".join(f"{line}\n" for line in _packages(image, shelf)).encode()
-        annotations = {STAND_IN: "true", PACKAGES: f"sha256:{hashlib.sha256(packages).hexdigest()}"}
-        made = layouts.documents(image, DEFAULT_EPOCH_S, annotations)
+    def _keep(self, folder: Path, made: Made, shown: str) -> None:
         folder.mkdir(parents=True, exist_ok=True)
-        write_atomic(folder / _PACKAGES_FILE, packages)
-        layouts.write(folder / "layout", made, image.layers, shelf, reference.tag, durable=True)
+        for name, content in ((PACKAGES_FILE, made.packages.encode()), (SBOM_FILE, made.sbom),
+                              (LOCK_FILE, write_lock(made.lock))):  # fmt: skip
+            write_atomic(folder / name, content)
+        tag = oci.Reference.parse(shown).tag if shown else "latest"
+        shelf = Shelf(self.home)
+        layouts.write(
+            folder / "layout", made.documents, made.image.layers, shelf, tag, durable=True
+        )
 
     def _cache(self) -> Path:
         chosen = os.environ.get(CACHE_VARIABLE)
@@ -221,20 +304,34 @@ def base_images(home: Home) -> StandIns:
     return StandIns(home, SystemClock())
 
 
-def _packages(image: Image, shelf: Shelf) -> Iterator[str]:
-    """``name version architecture`` of each installed package, sorted."""
+def _described(top: Declaration, image: Image, locked: Lock, shelf: Shelf) -> Made:
+    found = list(installed_in(image, shelf))
+    listed = sorted(f"{e['Package']} {e['Version']} {e['Architecture']}" for e in found)
+    packages = "".join(f"{line}\n" for line in listed)
+    sums = {(e.name, e.version): e.sha256 for e in locked.packages()}
+    for each in found:
+        each["SHA256"] = sums.get((each["Package"], each["Version"]), "")
+    digest = hashlib.sha256(packages.encode()).hexdigest()
+    annotations = {STAND_IN: "true", PACKAGES: f"sha256:{digest}"}
+    documents = layouts.documents(image, locked.epoch or DEFAULT_EPOCH_S, annotations)
+    sbom = cyclonedx(top.title, locked.epoch or DEFAULT_EPOCH_S, top.spec.suite, found)
+    return Made(image, documents, locked, packages, msgspec.json.format(msgspec.json.encode(sbom)))
+
+
+def installed_in(image: Image, shelf: Shelf) -> Iterator[dict[str, str]]:
+    """The fields of each installed package: of dpkg's database, or the short form without it."""
+    parts: dict[str, dict[str, str]] = {}
     for layer in reversed(image.layers):
-        status = shelf.layers.path(layer.diff_id) / "var/lib/dpkg/status"
+        tree = shelf.layers.path(layer.diff_id)
+        status = tree / "var/lib/dpkg/status"
         if status.is_file():
-            break
-    else:
-        return
-    found = []
-    for paragraph in status.read_text(encoding="utf-8").split("\n\n"):
-        fields = dict(re.findall(r"^(Package|Version|Architecture|Status): (.*)$", paragraph, re.M))
-        if fields.get("Status") == "install ok installed":
-            found.append(f"{fields['Package']} {fields['Version']} {fields['Architecture']}")
-    yield from sorted(found)
+            yield from installed(status.read_text(encoding="utf-8"))
+            return
+        for file in (tree / "var/lib/dpkg/status.d").glob("*"):
+            if file.suffix != ".md5sums" and file.is_file():
+                for each in installed(file.read_text(encoding="utf-8")):
+                    parts.setdefault(each["Package"], each)
+    yield from parts.values()
 
 
 @contextmanager

@@ -2,21 +2,26 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import contextlib
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from underway.base.clock import Clock, SystemClock
 from underway.base.errors import BadRequest
 from underway.base.home import Home
 from underway.capabilities.build.backend import garbage, layout
-from underway.capabilities.build.backend.bases import StandIns
+from underway.capabilities.build.backend.caches import inline
 from underway.capabilities.build.backend.execution import Execution, Job, Outcome
+from underway.capabilities.build.backend.grounds import Grounds
+from underway.capabilities.build.backend.lending import Lender
 from underway.capabilities.build.backend.origins import Origins, push
-from underway.capabilities.build.backend.outputs import Made
+from underway.capabilities.build.backend.outputs import Index, Made, push_index
 from underway.capabilities.build.backend.rooms import room
 from underway.capabilities.build.backend.shelf import Shelf
 from underway.capabilities.build.backend.trees import Tree
+from underway.capabilities.build.model import Packing
 from underway.kit.ports import BuildRequest, BuildResult, Progress
 from underway.linux.mounts import with_own_mounts
 from underway.transport.registry import RegistryClient, repository_for
@@ -24,19 +29,46 @@ from underway.wire import oci
 from underway.wire.dockerfile import parse
 from underway.wire.dockerignore import IgnoreRules
 
+if TYPE_CHECKING:
+    from underway.capabilities.build.backend.bases import StandIns
+
 
 @dataclass(frozen=True)
 class Extras:
     """What the command line can ask for beyond a ``BuildRequest``.
 
-    ``tags`` are further names, ``contexts`` what ``--from`` and FROM mean by a name: a directory,
-    ``oci-layout://DIRECTORY`` or ``docker-image://NAME``.
+    Attributes:
+        layout: an OCI image layout to write besides.
+        secrets: files or values by id.
+        tags: further names.
+        contexts: what ``--from`` and FROM mean by a name: a directory,
+            ``oci-layout://DIRECTORY`` or ``docker-image://NAME``.
+        agents: sockets of ssh agents by id.
+        platform: ``linux/ARCH[/VARIANT]``; empty for this machine's.
+        packing: how layers are compressed.
+        annotations: of the manifest.
+        entitlements: what steps may do beyond the usual: ``security.insecure``.
+        step_timeout_s: how long one RUN may take; 0 is for ever.
+        lenders: caches that steps are looked up in besides this machine's.
+        inline_cache: keep the steps' keys in the manifest.
+        grounds: what steps work on; by default overlay mounts.
+        origins: where FROM looks; by default as README says.
     """
 
     layout: Path | None = None
     secrets: Mapping[str, Path | bytes] | None = None
     tags: Sequence[str] = ()
     contexts: Mapping[str, str] = field(default_factory=dict)
+    agents: Mapping[str, Path] = field(default_factory=dict)
+    platform: str = ""
+    packing: Packing = field(default_factory=Packing)
+    annotations: Mapping[str, str] = field(default_factory=dict)
+    entitlements: frozenset[str] = frozenset()
+    step_timeout_s: float = 0.0
+    lenders: Sequence[Lender] = ()
+    inline_cache: bool = False
+    grounds: Grounds | None = None
+    origins: Origins | None = None
 
 
 class Builder:
@@ -73,25 +105,56 @@ class Builder:
         """Build an image and keep it here; raises as ``build`` does."""
         extras = extras or Extras()
         shelf = Shelf(self._home)
-        stand_ins = StandIns(self._home, self._clock)
-        origins = Origins(self._home, self._home.load_settings(), shelf, stand_ins)
-        job = _job(request, extras)
+        origins = extras.origins or Origins(
+            self._home, self._home.load_settings(), shelf, self._stand_ins
+        )
+        job = _job(request, extras, shelf)
         with garbage.in_use(self._home), room(self._home) as here:
-            execution = Execution(shelf, here, job, origins.resolve, progress, self._clock)
-            outcome: Outcome = with_own_mounts(execution.run)
-            documents = layout.documents(outcome.image, job.epoch_s, {})
+            execution = Execution(
+                shelf,
+                here,
+                job,
+                origins.resolve,
+                progress,
+                self._clock,
+                grounds=extras.grounds,
+                lenders=extras.lenders,
+                resolve_for=origins.resolver,
+            )
+            own_mounts = extras.grounds is None
+            outcome = with_own_mounts(execution.run) if own_mounts else execution.run()
+            annotations = dict(extras.annotations)
+            if extras.inline_cache:
+                own = outcome.keys[len(outcome.keys) - outcome.own_keys :]
+                annotations |= inline(own, outcome.image.layers)
+            documents = layout.documents(outcome.image, job.epoch_s, annotations, job.platform)
             for name in [request.tag, *extras.tags]:
                 full = str(oci.Reference.parse(name)) if name else documents.digest
                 shelf.images.add(full, documents.manifest, documents.config)
-        return _result(request, outcome, documents), Made(documents, outcome.image, shelf)
+            shelf.digests.save()
+        made = Made(documents, outcome.image, shelf, outcome.keys, outcome.own_keys, job.platform)
+        return _result(request, outcome, documents), made
 
-    def push(self, reference: oci.Reference, made: Made, progress: Progress) -> None:
+    def _stand_ins(self) -> StandIns:
+        from underway.capabilities.build.backend.bases import StandIns
+
+        return StandIns(self._home, self._clock)
+
+    def push(self, reference: oci.Reference, made: Made | Index, progress: Progress) -> None:
         """Push to the platform's registry, under the repository that serves this name."""
-        settings = self._home.load_settings()
-        repository = repository_for(reference, settings)
-        with RegistryClient.of_platform(self._home, settings) as client:
-            push(client, repository, reference.tag, made.documents, made.image, made.shelf)
+        with self.registry_of(reference) as (client, repository):
+            if isinstance(made, Index):
+                push_index(client, repository, reference.tag, made)
+            else:
+                push(client, repository, reference.tag, made.documents, made.image, made.shelf)
         progress(f"pushed {reference}")
+
+    @contextlib.contextmanager
+    def registry_of(self, reference: oci.Reference) -> Iterator[tuple[RegistryClient, str]]:
+        """The platform's registry, and the repository that serves a name there."""
+        settings = self._home.load_settings()
+        with RegistryClient.of_platform(self._home, settings) as client:
+            yield client, repository_for(reference, settings)
 
 
 def image_builder(home: Home) -> Builder:
@@ -99,7 +162,7 @@ def image_builder(home: Home) -> Builder:
     return Builder(home)
 
 
-def _job(request: BuildRequest, extras: Extras) -> Job:
+def _job(request: BuildRequest, extras: Extras, shelf: Shelf) -> Job:
     if not request.context.is_dir():
         raise BadRequest(f"{request.context} is no directory")
     try:
@@ -114,13 +177,20 @@ def _job(request: BuildRequest, extras: Extras) -> Job:
         name = str(request.dockerfile)
     return Job(
         dockerfile=parse(text, name),
-        context=Tree(request.context.resolve(), _ignore_rules(request), "build context"),
+        context=Tree(
+            request.context.resolve(), _ignore_rules(request), "build context", shelf.digests
+        ),
         target=request.target,
         build_args=request.build_args,
         labels=request.labels,
         secrets=extras.secrets or {},
+        agents=extras.agents,
         contexts=extras.contexts,
         no_cache=request.no_cache,
+        platform=extras.platform,
+        packing=extras.packing,
+        entitlements=extras.entitlements,
+        step_timeout_s=extras.step_timeout_s,
     )
 
 

@@ -39,13 +39,20 @@ class Documents:
         return oci.digest_of(self.manifest)
 
 
-def documents(image: Image, created_s: int, annotations: Mapping[str, str]) -> Documents:
-    """The documents of an image; the same image gives the same bytes."""
+def documents(
+    image: Image, created_s: int, annotations: Mapping[str, str], platform: str = ""
+) -> Documents:
+    """The documents of an image; the same image gives the same bytes.
+
+    ``platform`` is ``linux/ARCH[/VARIANT]``, or empty for this machine's.
+    """
+    variant = platform.removeprefix("linux/").partition("/")[2]
     created = rfc3339(datetime.fromtimestamp(created_s, UTC))
     config = encode(
         {
             "created": created,
-            "architecture": machine.architecture(),
+            "architecture": machine.architecture_of(platform),
+            **({"variant": variant} if variant else {}),
             "os": "linux",
             "config": image.config,
             "rootfs": {"type": "layers", "diff_ids": image.diff_ids},

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import shutil
 import subprocess
 import warnings
@@ -21,6 +22,7 @@ CA_BUNDLES = (
     Path("/etc/ssl/cert.pem"),
 )
 _ARCHITECTURES = {"x86_64": "amd64", "aarch64": "arm64", "armv7l": "arm", "riscv64": "riscv64"}
+_BINFMT = Path("/proc/sys/fs/binfmt_misc")
 _APT_OPTIONS = (
     "Acquire::http::Proxy",
     "Acquire::https::Proxy",
@@ -45,23 +47,47 @@ def architecture() -> str:
     return _ARCHITECTURES.get(os.uname().machine, os.uname().machine)
 
 
-def platform_args() -> dict[str, str]:
-    """The platform build arguments, for an image made for this machine."""
-    arch = architecture()
-    values = {"PLATFORM": f"linux/{arch}", "OS": "linux", "ARCH": arch, "VARIANT": ""}
-    return {f"{side}{name}": v for side in ("TARGET", "BUILD") for name, v in values.items()}
-
-
-def check_platform(text: str, where: str) -> None:
-    """Refuse ``--platform`` for another kind of machine.
+def architecture_of(platform: str) -> str:
+    """The architecture of ``[linux/]ARCH[/VARIANT]``; of this machine where that is empty.
 
     Raises:
-        BadRequest: the platform is not this machine's.
+        BadRequest: it is of another system, or none at all.
     """
-    if text and text.removeprefix("linux/").split("/")[0] != architecture():
+    parts = platform.split("/") if platform else []
+    if parts and parts[0] == "linux":
+        parts = parts[1:]
+    elif len(parts) > 1 or (parts and not re.fullmatch(r"[a-z0-9]+", parts[0])):
+        raise BadRequest(f"the platform {platform} is not linux/ARCHITECTURE")
+    return parts[0] if parts else architecture()
+
+
+def platform_args(platform: str = "") -> dict[str, str]:
+    """The platform build arguments, for an image made for a platform, or this machine."""
+    arch = architecture()
+    variant = platform.removeprefix("linux/").partition("/")[2]
+    sides = {"BUILD": (arch, ""), "TARGET": (architecture_of(platform), variant)}
+    found = {}
+    for side, (name, kind) in sides.items():
+        full = f"linux/{name}" + (f"/{kind}" if kind else "")
+        found |= {f"{side}PLATFORM": full, f"{side}OS": "linux", f"{side}ARCH": name}
+        found[f"{side}VARIANT"] = kind
+    return found
+
+
+def check_runs(arch: str, where: str) -> None:
+    """Refuse RUN for another architecture unless the kernel knows what runs its programs.
+
+    Raises:
+        BadRequest: it does not (``binfmt_misc``, as qemu-user-static registers it).
+    """
+    if arch == architecture():
+        return
+    wanted = {found: name for name, found in _ARCHITECTURES.items()}.get(arch, arch)
+    entry = _BINFMT / f"qemu-{wanted}"
+    if not entry.is_file() or not entry.read_text().startswith("enabled"):
         raise BadRequest(
-            f"{where}: this machine builds linux/{architecture()}, not {text}",
-            hint="leave --platform out",
+            f"{where}: RUN for linux/{arch} cannot run on this linux/{architecture()} machine",
+            hint="install qemu-user-static, or use FROM --platform=$BUILDPLATFORM for this stage",
         )
 
 

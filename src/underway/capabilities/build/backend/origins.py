@@ -2,20 +2,26 @@
 
 from __future__ import annotations
 
+import functools
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import msgspec
 
 from underway.base.errors import BadRequest, NotFound, ServiceUnavailable, UnderwayError
 from underway.base.home import Home, Settings
 from underway.capabilities.build.backend import layout, machine
-from underway.capabilities.build.backend.bases import StandIns
 from underway.capabilities.build.backend.shelf import Shelf
 from underway.capabilities.build.model import Image
 from underway.kit.ports import BaseImage, Progress
 from underway.transport.registry import Manifest, RegistryClient, repository_for
 from underway.wire import oci
+
+if TYPE_CHECKING:  # slow to import, and only needed where no registry has the image
+    from underway.capabilities.build.backend.bases import StandIns
 
 OCI_LAYOUT = "oci-layout://"
 
@@ -33,6 +39,22 @@ class Upstream(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     ca_file: str = ""
     username: str = ""
     password: str = ""
+
+
+@dataclass(frozen=True)
+class Source:
+    """A registry to ask for one image; ``path`` stands before its repository there."""
+
+    where: str
+    open: Callable[[], AbstractContextManager[RegistryClient]]
+    path: str = ""
+
+
+def _client_of(each: Upstream) -> RegistryClient:
+    ca_file = Path(each.ca_file) if each.ca_file else None
+    return RegistryClient(
+        each.url, ca_file=ca_file, username=each.username, password=each.password
+    )
 
 
 def upstreams(file: Path) -> list[Upstream]:
@@ -59,15 +81,20 @@ def upstreams(file: Path) -> list[Upstream]:
 
 @dataclass(frozen=True)
 class Origins:
-    """Finds base images by name."""
+    """Finds base images by name; ``more`` gives registries to ask before those configured."""
 
     home: Home
     settings: Settings
     shelf: Shelf
-    stand_ins: StandIns
+    stand_ins: Callable[[], StandIns]
+    more: Callable[[oci.Reference], Sequence[Source]] = lambda _reference: ()
 
-    def resolve(self, name: str, tell: Progress) -> tuple[Image, BaseImage]:
-        """An image by the name FROM gives it, fetched and unpacked.
+    def resolver(self, architecture: str) -> Callable[[str, Progress], tuple[Image, BaseImage]]:
+        """What resolves names to images of an architecture."""
+        return lambda name, tell: self.resolve(name, tell, architecture)
+
+    def resolve(self, name: str, tell: Progress, architecture: str = "") -> tuple[Image, BaseImage]:
+        """An image by the name FROM gives it, for an architecture, fetched and unpacked.
 
         Asked in this order: the platform's own registry for names that begin with its address,
         configured upstream registries, images built here, stand-ins.
@@ -75,6 +102,7 @@ class Origins:
         Raises:
             NotFound: nobody has it; says what can be had.
         """
+        architecture = architecture or machine.architecture()
         if name.startswith(OCI_LAYOUT):
             return self._from_layout(name.removeprefix(OCI_LAYOUT), tell)
         name = name.removeprefix("docker-image://")
@@ -82,21 +110,30 @@ class Origins:
         repository = repository_for(reference, self.settings)
         if repository == reference.repository:
             with RegistryClient.of_platform(self.home, self.settings) as client:
-                image, digest = self._fetch(client, repository, reference)
+                image, digest = self._fetch(client, repository, reference, architecture)
             tell(f"base {name}: from the platform's registry")
             return image, BaseImage(str(reference), repository, digest, "registry")
-        found = self._upstream(reference, tell)
+        found = self._upstream(reference, architecture, tell)
         if found:
             image, digest = found
             return image, BaseImage(str(reference), repository, digest, "registry")
         built = self.shelf.image(str(reference))
-        if built:
+        if built and self._architecture(str(reference)) == architecture:
             tell(f"base {name}: built here before")
             return built[0], BaseImage(str(reference), repository, built[1], "registry")
-        made = self.stand_ins.find_or_make(str(reference), tell)
+        if architecture != machine.architecture():
+            raise NotFound(
+                f"nobody has {reference} for linux/{architecture}",
+                hint="stand-ins are made for this machine; name a registry in registries.json",
+            )
+        made = self.stand_ins().find_or_make(str(reference), tell)
         image, documents = layout.read(made, self.shelf)
         tell(f"base {name}: stand-in assembled from Debian packages")
         return image, BaseImage(str(reference), repository, documents.digest, "stand-in")
+
+    def _architecture(self, reference: str) -> str:
+        stored = self.shelf.images.get(reference)
+        return str(stored.config.get("architecture", "")) if stored else ""
 
     def _from_layout(self, text: str, tell: Progress) -> tuple[Image, BaseImage]:
         folder = text.partition("@")[0]
@@ -106,33 +143,40 @@ class Origins:
         tell(f"base {OCI_LAYOUT}{text}")
         return image, BaseImage(f"{OCI_LAYOUT}{text}", "", documents.digest, "layout")
 
-    def _upstream(self, reference: oci.Reference, tell: Progress) -> tuple[Image, str] | None:
-        for each in upstreams(self.home.root / "registries.json"):
-            prefix = each.prefix.rstrip("/")
-            if reference.name != prefix and not reference.name.startswith(f"{prefix}/"):
-                continue
-            ca_file = Path(each.ca_file) if each.ca_file else None
+    def _upstream(
+        self, reference: oci.Reference, architecture: str, tell: Progress
+    ) -> tuple[Image, str] | None:
+        for each in [*self.more(reference), *self._configured(reference)]:
+            repository = f"{each.path}/{reference.repository}".lstrip("/")
             try:
-                with RegistryClient(
-                    each.url, ca_file=ca_file, username=each.username, password=each.password
-                ) as client:
-                    found = self._fetch(client, reference.repository, reference)
+                with each.open() as client:
+                    found = self._fetch(client, repository, reference, architecture)
             except NotFound:
                 continue
             except (ServiceUnavailable, OSError) as error:
-                tell(f"warning: {each.url} cannot be asked for {reference}: {error}")
+                tell(f"warning: {each.where} cannot be asked for {reference}: {error}")
                 continue
-            tell(f"base {reference}: from {each.url}")
+            tell(f"base {reference}: from {each.where}")
             return found
         return None
 
+    def _configured(self, reference: oci.Reference) -> Iterator[Source]:
+        for each in upstreams(self.home.root / "registries.json"):
+            prefix = each.prefix.rstrip("/")
+            if reference.name == prefix or reference.name.startswith(f"{prefix}/"):
+                yield Source(each.url, functools.partial(_client_of, each))
+
     def _fetch(
-        self, client: RegistryClient, repository: str, reference: oci.Reference
+        self,
+        client: RegistryClient,
+        repository: str,
+        reference: oci.Reference,
+        architecture: str,
     ) -> tuple[Image, str]:
         manifest = client.manifest(repository, reference.target)
         content = manifest.decode()
         if "manifests" in content:
-            manifest = self._for_this_machine(client, repository, manifest)
+            manifest = self._of_architecture(client, repository, manifest, architecture)
             content = manifest.decode()
         try:
             config_digest = content["config"]["digest"]
@@ -147,15 +191,14 @@ class Origins:
                 self.shelf.take(layer, client.blob(repository, layer.digest))
         return image, manifest.digest
 
-    def _for_this_machine(
-        self, client: RegistryClient, repository: str, index: Manifest
+    def _of_architecture(
+        self, client: RegistryClient, repository: str, index: Manifest, architecture: str
     ) -> Manifest:
-        arch = machine.architecture()
         for entry in index.decode()["manifests"]:
             platform = entry.get("platform") or {}
-            if (platform.get("os"), platform.get("architecture")) == ("linux", arch):
+            if (platform.get("os"), platform.get("architecture")) == ("linux", architecture):
                 return client.manifest(repository, entry["digest"])
-        raise NotFound(f"{repository} has no image for linux/{arch}")
+        raise NotFound(f"{repository} has no image for linux/{architecture}")
 
 
 def push(

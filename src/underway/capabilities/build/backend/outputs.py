@@ -5,23 +5,28 @@ Sources: OCI image-spec 1.1 ``image-layout.md``; Docker ``image save`` (``manife
 
 from __future__ import annotations
 
+import contextlib
 import io
 import os
+import re
+import subprocess
 import sys
 import tarfile
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import IO, TypeVar
+from typing import IO, Any, TypeVar
 
-from underway.base.errors import BadRequest, UnderwayError
+import msgspec
+
+from underway.base.errors import BadRequest
 from underway.base.home import Home, Settings
-from underway.capabilities.build.backend import layout
+from underway.capabilities.build.backend import layout, machine
 from underway.capabilities.build.backend.copying import Manner, copy_into
 from underway.capabilities.build.backend.origins import push
 from underway.capabilities.build.backend.shelf import Shelf
 from underway.capabilities.build.backend.trees import Tree
-from underway.capabilities.build.model import Image
+from underway.capabilities.build.model import Image, Layer
 from underway.linux import layer_tar
 from underway.linux.mounts import unmount, with_own_mounts
 from underway.transport.registry import RegistryClient, credentials
@@ -30,16 +35,66 @@ from underway.wire import oci
 T = TypeVar("T")
 
 DOCKER_HUB_KEY = "https://index.docker.io/v1/"
+_HELPER_TIMEOUT_S = 30
 _KANIKO_CONFIG = Path("/kaniko/.docker/config.json")
 
 
 @dataclass(frozen=True)
 class Made:
-    """An image on the shelf, with its documents."""
+    """An image on the shelf, with its documents.
+
+    ``keys`` are the steps it was made by, with their layers; the last ``own_keys`` are those of
+    its own stage. ``platform`` is empty for this machine's.
+    """
 
     documents: layout.Documents
     image: Image
     shelf: Shelf
+    keys: tuple[tuple[str, Layer | None], ...] = ()
+    own_keys: int = 0
+    platform: str = ""
+
+
+@dataclass(frozen=True)
+class Index:
+    """The same image for several platforms."""
+
+    images: tuple[Made, ...]
+    annotations: Mapping[str, str] = field(default_factory=dict)
+
+    @property
+    def data(self) -> bytes:
+        """The index's bytes: each image's manifest with its platform."""
+        return layout.encode(
+            {
+                "schemaVersion": 2,
+                "mediaType": oci.INDEX,
+                "manifests": [_described(each) for each in self.images],
+                **({"annotations": dict(self.annotations)} if self.annotations else {}),
+            }
+        )
+
+    @property
+    def digest(self) -> str:
+        """The index's digest."""
+        return oci.digest_of(self.data)
+
+
+def _described(made: Made) -> dict[str, Any]:
+    parts = (made.platform or f"linux/{machine.architecture()}").split("/")
+    platform = dict(zip(("os", "architecture", "variant"), parts, strict=False))
+    return {
+        **oci.Descriptor.of(oci.MANIFEST, made.documents.manifest).as_dict(),
+        "platform": platform,
+    }
+
+
+def push_index(client: RegistryClient, repository: str, tag: str, index: Index) -> None:
+    """Upload the images of an index, then the index under its tag; raises as ``push``."""
+    for made in index.images:
+        digest = made.documents.digest
+        push(client, repository, digest, made.documents, made.image, made.shelf)
+    client.push_manifest(repository, tag, index.data, oci.INDEX)
 
 
 @dataclass(frozen=True)
@@ -47,21 +102,34 @@ class Access:
     """How registries are talked to: hosts in ``insecure`` by plain http where https fails.
 
     ``skip_verify`` are hosts whose certificate is not looked at, ``certificates`` files of the
-    authorities of others.
+    authorities of others, ``client_certificates`` the (certificate, key) to show them.
     """
 
     insecure: frozenset[str] = frozenset()
     skip_verify: frozenset[str] = frozenset()
     certificates: Mapping[str, Path] = field(default_factory=dict)
+    client_certificates: Mapping[str, tuple[Path, Path]] = field(default_factory=dict)
 
 
-def write_archive(target: IO[bytes], made: Made, names: Sequence[str], *, docker: bool) -> None:
+def write_archive(
+    target: IO[bytes], made: Made | Index, names: Sequence[str], *, docker: bool
+) -> None:
     """Write an OCI layout as a tar stream; with ``docker`` one that ``docker load`` reads too.
 
     The same image under the same names gives the same bytes.
     """
-    documents, image = made.documents, made.image
-    entry = {"mediaType": oci.MANIFEST, "digest": documents.digest, "size": len(documents.manifest)}
+    images = made.images if isinstance(made, Index) else (made,)
+    blobs: dict[str, bytes | Path] = {}
+    for each in images:
+        documents = each.documents
+        blobs[documents.digest] = documents.manifest
+        blobs[oci.digest_of(documents.config)] = documents.config
+        blobs |= {layer.digest: each.shelf.blob(layer.digest) for layer in each.image.layers}
+    if isinstance(made, Index):
+        blobs[made.digest] = made.data
+        entry = oci.Descriptor.of(oci.INDEX, made.data).as_dict()
+    else:
+        entry = oci.Descriptor.of(oci.MANIFEST, made.documents.manifest).as_dict()
     named = [
         {**entry, "annotations": {
             "io.containerd.image.name": name,
@@ -70,11 +138,6 @@ def write_archive(target: IO[bytes], made: Made, names: Sequence[str], *, docker
         for name in names
     ]  # fmt: skip
     index = {"schemaVersion": 2, "mediaType": oci.INDEX, "manifests": named or [entry]}
-    blobs: dict[str, bytes | Path] = {
-        oci.digest_of(documents.manifest): documents.manifest,
-        oci.digest_of(documents.config): documents.config,
-    }
-    blobs |= {layer.digest: made.shelf.blob(layer.digest) for layer in image.layers}
     files: dict[str, bytes | Path] = {_blob(digest): data for digest, data in blobs.items()}
     files["index.json"] = layout.encode(index)
     files["oci-layout"] = b'{"imageLayoutVersion":"1.0.0"}'
@@ -82,9 +145,9 @@ def write_archive(target: IO[bytes], made: Made, names: Sequence[str], *, docker
         files["manifest.json"] = layout.encode(
             [
                 {
-                    "Config": _blob(oci.digest_of(documents.config)),
+                    "Config": _blob(oci.digest_of(images[0].documents.config)),
                     "RepoTags": list(names),
-                    "Layers": [_blob(layer.digest) for layer in image.layers],
+                    "Layers": [_blob(layer.digest) for layer in images[0].image.layers],
                 }
             ]
         )
@@ -142,36 +205,58 @@ def push_to(
 ) -> None:
     """Push to the registry that a name says, with the credentials the user has for it.
 
-    The platform's own registry is known with its authority and password.
-
     Raises:
         UnderwayError: the registry refused or cannot be reached.
     """
-    host = reference.registry
+    with registry_at(reference.registry, home, settings, access) as client:
+        hint = f"can {reference.registry} be reached from here?"
+        push(
+            client,
+            reference.repository,
+            reference.tag,
+            made.documents,
+            made.image,
+            made.shelf,
+            hint,
+        )
+
+
+@contextlib.contextmanager
+def registry_at(
+    host: str, home: Home, settings: Settings, access: Access
+) -> Iterator[RegistryClient]:
+    """A client of a registry by its host, with the credentials the user has for it.
+
+    The platform's own registry is known with its authority and password. By plain http where that
+    is allowed and https fails.
+    """
     if host == f"{settings.bind_address}:{settings.registry_port}" and _is_ours(home, host):
-        client = RegistryClient.of_platform(home, settings)
-        with client:
-            push(client, reference.repository, reference.tag, made.documents, made.image,
-                 made.shelf)  # fmt: skip
+        with RegistryClient.of_platform(home, settings) as client:
+            yield client
         return
     username, password = docker_credentials(host)
     address = "registry-1.docker.io" if host == oci.DEFAULT_REGISTRY else host
-    schemes = ["https", "http"] if host in access.insecure else ["https"]
-    for scheme in schemes:
-        try:
-            with RegistryClient(
-                f"{scheme}://{address}",
-                ca_file=access.certificates.get(host),
-                username=username,
-                password=password,
-                verify_tls=host not in access.skip_verify,
-            ) as client:
-                push(client, reference.repository, reference.tag, made.documents, made.image,
-                     made.shelf, f"can {host} be reached from here?")  # fmt: skip
-            return
-        except UnderwayError as error:
-            if scheme == schemes[-1] or error.code != 503:
-                raise
+
+    def by(scheme: str) -> RegistryClient:
+        return RegistryClient(
+            f"{scheme}://{address}",
+            ca_file=access.certificates.get(host),
+            client_certificate=access.client_certificates.get(host),
+            username=username,
+            password=password,
+            verify_tls=host not in access.skip_verify,
+        )
+
+    if host in access.insecure:
+        with by("https") as client:
+            if client.answers():
+                yield client
+                return
+        with by("http") as client:
+            yield client
+        return
+    with by("https") as client:
+        yield client
 
 
 def docker_config() -> Path:
@@ -192,10 +277,41 @@ def docker_credentials(host: str) -> tuple[str, str]:
     keys = [host, f"https://{host}", f"http://{host}"]
     if host == oci.DEFAULT_REGISTRY:
         keys += [DOCKER_HUB_KEY, "index.docker.io"]
+    file = docker_config()
     for key in keys:
-        found = credentials(docker_config(), key)
+        found = credentials(file, key)
         if found[0]:
             return found
+    return _helped(file, keys)
+
+
+def _helped(file: Path, keys: Sequence[str]) -> tuple[str, str]:
+    """What a credential helper that ``config.json`` names says.
+
+    Source: docker/docker-credential-helpers README (the ``get`` command).
+    """
+    try:
+        content = msgspec.json.decode(file.read_bytes(), type=dict[str, Any])
+    except (OSError, msgspec.MsgspecError):
+        return "", ""
+    helpers = content.get("credHelpers") or {}
+    for key in keys:
+        name = str(helpers.get(key) or content.get("credsStore") or "")
+        if not re.fullmatch(r"[A-Za-z0-9._-]+", name):
+            continue
+        try:
+            done = subprocess.run(
+                [f"docker-credential-{name}", "get"],
+                input=key.encode(),
+                capture_output=True,
+                timeout=_HELPER_TIMEOUT_S,
+                check=False,
+            )
+            if done.returncode == 0:
+                found = msgspec.json.decode(done.stdout, type=dict[str, str])
+                return found["Username"], found["Secret"]
+        except (OSError, subprocess.TimeoutExpired, msgspec.MsgspecError, KeyError) as error:
+            raise BadRequest(f"docker-credential-{name} gave nothing to use: {error}") from error
     return "", ""
 
 

@@ -17,6 +17,7 @@ from underway.linux.cgroups import Cgroups
 
 RUNTIME = "runc"
 _DELETE_TIMEOUT_S = 30
+_STATE = "runc"
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,11 +27,13 @@ class Room:
     id: str
     path: Path
     cgroup_parent: str
+    runtime_state: Path
 
-    @property
-    def runtime_state(self) -> Path:
-        """Where the runtime keeps this build's containers."""
-        return self.path / "runc"
+    def within(self, name: str) -> Room:
+        """A part of the room, for one stage; its containers have names of their own."""
+        path = self.path / name
+        path.mkdir(mode=0o700)
+        return Room(f"{self.id}-{name}", path, self.cgroup_parent, self.runtime_state)
 
 
 @contextlib.contextmanager
@@ -38,7 +41,8 @@ def room(home: Home) -> Iterator[Room]:
     """A build's directory, locked as long as the build lives and gone afterwards."""
     rooms = home.builds / "run"
     rooms.mkdir(parents=True, exist_ok=True)
-    made = Room(secrets.token_hex(6), rooms / secrets.token_hex(6), f"/underway-{home.id}")
+    path = rooms / secrets.token_hex(6)
+    made = Room(secrets.token_hex(6), path, f"/underway-{home.id}", path / _STATE)
     # A new directory is not swept before its owner holds it.
     with (home.builds / "run.lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
@@ -79,7 +83,7 @@ def teardown(home: Home) -> None:
 
 
 def _clear(path: Path) -> None:
-    state = path / "runc"
+    state = path / _STATE
     for container in state.iterdir() if state.is_dir() else ():
         subprocess.run(
             [RUNTIME, "--root", str(state), "delete", "--force", container.name],

@@ -8,12 +8,16 @@ points that the image lacked are removed again.
 from __future__ import annotations
 
 import contextlib
+import os
 import shutil
 import subprocess
+import threading
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
 
 import msgspec
 
@@ -21,6 +25,7 @@ from underway.base.errors import ServiceUnavailable, UnderwayError
 from underway.capabilities.build.backend import machine
 from underway.capabilities.build.backend.paths import inside, read_text
 from underway.capabilities.build.backend.rooms import RUNTIME, Room
+from underway.capabilities.build.backend.stopping import Stop
 from underway.capabilities.build.rules.container import (
     APT_FILE,
     CA_FILE,
@@ -31,10 +36,13 @@ from underway.capabilities.build.rules.container import (
     configuration,
 )
 from underway.capabilities.build.rules.identity import identity
+from underway.linux.mounts import in_user_namespace, mapped_groups
 from underway.linux.oci_runtime import bounding_capabilities
 
 TAIL_LINES = 20
 LINE_CHARS_MAX = 4096
+DISK_BYTES_MIN = 128 << 20
+_GLANCE_S = 1.0
 _LENT_FILES = (Path("/etc/resolv.conf"), Path("/etc/hosts"))
 
 
@@ -48,7 +56,7 @@ class StepFailed(UnderwayError):
 
 @dataclass(frozen=True)
 class Command:
-    """What a RUN runs, and as whom."""
+    """What a RUN runs, and as whom; ``timeout_s`` 0 is no limit."""
 
     argv: Sequence[str]
     environment: Mapping[str, str]
@@ -57,6 +65,8 @@ class Command:
     binds: Sequence[Bind] = ()
     tmpfs: Mapping[str, str] = field(default_factory=dict)
     network: str = ""
+    insecure: bool = False
+    timeout_s: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,7 +77,9 @@ class Ended:
     tail: tuple[str, ...]
 
 
-def run(room: Room, root: Path, command: Command, tell: Callable[[str], object]) -> Ended:
+def run(
+    room: Room, root: Path, command: Command, tell: Callable[[str], object], stop: Stop
+) -> Ended:
     """Run a command in the image mounted at ``root`` and wait for it.
 
     Args:
@@ -75,8 +87,11 @@ def run(room: Room, root: Path, command: Command, tell: Callable[[str], object])
         root: the image's mounted, writable root.
         command: what to run.
         tell: called with each line of output.
+        stop: what ends the build early.
 
     Raises:
+        StepFailed: it took longer than it may, or filled the disk.
+        Stopped: the build was ended.
         ValueError: the image has no such user.
         ServiceUnavailable: runc is missing or cannot start containers here.
     """
@@ -98,13 +113,17 @@ def run(room: Room, root: Path, command: Command, tell: Callable[[str], object])
         binds=binds,
         tmpfs=command.tmpfs,
         own_network=command.network == "none",
+        architecture=machine.architecture(),
+        insecure=command.insecure,
+        rootless=in_user_namespace(),
+        gids=mapped_groups() if in_user_namespace() else 1 << 32,
     )
     bundle = room.path / "bundle"
     bundle.mkdir(exist_ok=True)
     (bundle / "config.json").write_bytes(msgspec.json.encode(configuration(container)))
     targets = ["/proc", "/dev", "/sys", *command.tmpfs, *(bind.target for bind in binds)]
     with _without_traces(root, [t for t in targets if not t.startswith("/dev/")]):
-        return _watch(room, bundle, tell)
+        return _watch(room, bundle, command, tell, stop)
 
 
 def mount_points(room: Room) -> Path:
@@ -164,38 +183,106 @@ def _without_traces(root: Path, targets: Sequence[str]) -> Iterator[None]:
                     path.unlink()
 
 
-def _watch(room: Room, bundle: Path, tell: Callable[[str], object]) -> Ended:
+def _watch(
+    room: Room, bundle: Path, command: Command, tell: Callable[[str], object], stop: Stop
+) -> Ended:
     log = room.path / "runtime.log"
     name = f"build-{room.id}"
     head = [RUNTIME, "--root", str(room.runtime_state), "--log", str(log), "--log-format", "json"]
-    try:
-        process = subprocess.Popen(
-            [*head, "run", "--bundle", str(bundle), name],
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-        )
-    except FileNotFoundError as error:
-        raise ServiceUnavailable("runc is not installed", hint="apt-get install runc") from error
-    tail: deque[str] = deque(maxlen=TAIL_LINES)
-    try:
-        assert process.stdout is not None
-        while raw := process.stdout.readline(LINE_CHARS_MAX):
-            # What a progress bar overwrote is not worth showing.
-            line = raw.decode("utf-8", "replace").rstrip("\r\n").rpartition("\r")[2]
-            tail.append(line)
-            tell(line)
-        code = process.wait()
-    except BaseException:
+
+    def end() -> None:
         subprocess.run([*head, "delete", "--force", name], capture_output=True, check=False)
-        process.kill()
-        process.wait()
-        raise
-    finally:
-        if process.stdout:
-            process.stdout.close()
+
+    ended = watch([*head, "run", "--bundle", str(bundle), name], room, command, tell, stop, end)
     _raise_own_failure(log)
+    return ended
+
+
+def watch(
+    argv: Sequence[str],
+    room: Room,
+    command: Command,
+    tell: Callable[[str], object],
+    stop: Stop,
+    end: Callable[[], object],
+    **options: Any,
+) -> Ended:
+    """Start a process and follow it to its end; ``end`` is what stops it and all it started.
+
+    Raises:
+        StepFailed: it took longer than it may, or filled the disk.
+        ServiceUnavailable: the program is missing.
+        Stopped: the build was ended.
+    """
+    guard = _Guard(command.timeout_s, room.path, end)
+    tail: deque[str] = deque(maxlen=TAIL_LINES)
+    with stop.ending(end):
+        try:
+            process = subprocess.Popen(
+                argv,
+                stdin=subprocess.DEVNULL,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.STDOUT,
+                **options,
+            )
+        except FileNotFoundError as error:
+            raise ServiceUnavailable(
+                f"{argv[0]} is not installed", hint=f"apt-get install {argv[0]}"
+            ) from error
+        with process, guard:
+            try:
+                assert process.stdout is not None
+                while raw := process.stdout.readline(LINE_CHARS_MAX):
+                    # What a progress bar overwrote is not worth showing.
+                    line = raw.decode("utf-8", "replace").rstrip("\r\n").rpartition("\r")[2]
+                    tail.append(line)
+                    tell(line)
+                code = process.wait()
+            except BaseException:
+                end()
+                process.kill()
+                raise
+    stop.check()
+    if guard.reason:
+        raise StepFailed(f"{guard.reason}; its last lines:\n" + "\n".join(f"  {t}" for t in tail))
     return Ended(code, tuple(tail))
+
+
+class _Guard:
+    """Ends a step that takes too long, or that leaves the machine's disk no room."""
+
+    def __init__(self, timeout_s: float, path: Path, end: Callable[[], object]) -> None:
+        self._timeout_s, self._path, self._end = timeout_s, path, end
+        self._over = threading.Event()
+        self._thread = threading.Thread(target=self._guard, daemon=True, name="step-guard")
+        self.reason = ""
+
+    def __enter__(self) -> Self:
+        self._thread.start()
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self._over.set()
+        self._thread.join()
+
+    def _guard(self) -> None:
+        left_s = self._timeout_s
+        while not self._over.wait(min(left_s, _GLANCE_S) if self._timeout_s else _GLANCE_S):
+            left_s -= _GLANCE_S
+            disk = os.statvfs(self._path)
+            if disk.f_bavail * disk.f_frsize < DISK_BYTES_MIN:
+                self.reason = f"it left less than {DISK_BYTES_MIN >> 20} MiB on the disk"
+            elif self._timeout_s and left_s <= 0:
+                self.reason = f"it did not end within {self._timeout_s:g} s"
+            else:
+                continue
+            self._end()
+            return
 
 
 def _raise_own_failure(log: Path) -> None:

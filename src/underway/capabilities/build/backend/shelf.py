@@ -14,6 +14,7 @@ import msgspec
 from underway.base.errors import NotFound
 from underway.base.files import write_atomic
 from underway.base.home import Home
+from underway.capabilities.build.backend.digests import Digests
 from underway.capabilities.build.model import Image, Layer
 from underway.linux.images import ImageStore, verified
 from underway.linux.layers import LayerStore
@@ -36,6 +37,7 @@ class Shelf:
         self.blobs = home.builds / "blobs"
         self.caches = home.builds / "caches"
         self.steps = home.builds / "steps"
+        self.digests = Digests(home.builds / "digests")
 
     def blob(self, digest: str) -> Path:
         """Where a layer's compressed blob lies."""
@@ -63,15 +65,22 @@ class Shelf:
 
     def remember(self, key: str, layer: Layer | None) -> None:
         """Keep a step's result."""
+        if layer is not None:
+            self.digests.note(self.blob(layer.digest), layer.digest.removeprefix("sha256:"))
         folder = self.steps / key[:2]
         folder.mkdir(parents=True, exist_ok=True)
         write_atomic(folder / key, msgspec.json.encode(_Record(layer)), durable=False)
 
     def has(self, layer: Layer) -> bool:
-        """Whether blob and unpacked layer are here; a blob alone is unpacked."""
+        """Whether blob and unpacked layer are here, undamaged; a blob alone is unpacked."""
         blob = self.blob(layer.digest)
         try:
-            if blob.stat().st_size != layer.size_bytes:
+            status = blob.stat()
+            if status.st_size != layer.size_bytes:
+                return False
+            # Read again only where the file was touched since it was written.
+            if f"sha256:{self.digests.of(str(blob), status)}" != layer.digest:
+                blob.unlink(missing_ok=True)
                 return False
         except FileNotFoundError:
             return False

@@ -10,6 +10,7 @@ import fcntl
 import os
 import posixpath
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
 from typing import Self
@@ -25,7 +26,16 @@ from underway.capabilities.build.rules.keys import framed
 from underway.wire.dockerfile_words import expand
 
 HIDDEN = "***"
+PRIVATE_MAX = 64
 HIDDEN_CHARS_MIN = 4  # shorter ones would blot out ordinary text
+
+
+@dataclass(frozen=True, slots=True)
+class Lent:
+    """What the user lends to steps by id: secrets, and sockets of agents that hold ssh keys."""
+
+    secrets: Mapping[str, Path | bytes]
+    agents: Mapping[str, Path]
 
 
 class StepMounts:
@@ -36,10 +46,10 @@ class StepMounts:
         room: Room,
         shelf: Shelf,
         options: Sequence[Mapping[str, str]],
-        secrets: Mapping[str, Path | bytes],
+        lent: Lent,
     ) -> None:
         self._room, self._shelf = room, shelf
-        self._options, self._secrets = options, secrets
+        self._options, self._lent = options, lent
         self._held = contextlib.ExitStack()
         self.binds: list[Bind] = []
         self.tmpfs: dict[str, str] = {}
@@ -73,7 +83,7 @@ class StepMounts:
             options = {name: expand(value, scope, escape) for name, value in raw.items()}
             kind = options["type"]
             if kind == "cache":
-                self._cache(options)
+                self._cache(options, tree_of)
             elif kind == "tmpfs":
                 size = options.get("size", "")
                 self.tmpfs[options["target"]] = "mode=1777" + (f",size={size}" if size else "")
@@ -81,27 +91,68 @@ class StepMounts:
                 self._secret(options, index)
             elif kind == "bind":
                 self._bind(options, index, tree_of, context)
-            elif options.get("required") == "true":
-                raise BadRequest("--mount=type=ssh: there is no agent to forward")
-            if kind != "secret":
+            else:
+                self._ssh(options, index)
+            if kind not in ("secret", "ssh"):
                 self.key.append(framed(options))
 
-    def _cache(self, options: Mapping[str, str]) -> None:
+    def _cache(
+        self, options: Mapping[str, str], tree_of: Callable[[str], tuple[Tree, str]]
+    ) -> None:
         target = posixpath.join("/", options["target"])
         name = options.get("id") or target
+        read_only = options.get("readonly") == "true"
+        sharing = options.get("sharing", "shared")
         folder = self._shelf.caches / framed(name)[:32]
-        if not folder.is_dir():
-            folder.mkdir(parents=True, exist_ok=True)
-            folder.chmod(int(options.get("mode", "755"), 8))
-            os.chown(folder, int(options.get("uid", 0)), int(options.get("gid", 0)))
-        if options.get("sharing", "shared") != "shared":
-            lock = self._held.enter_context(folder.with_suffix(".lock").open("w"))
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        lock = self._held.enter_context(folder.with_suffix(".lock").open("w"))
+        if sharing == "private":
+            folder = self._unshared(folder)
+        elif sharing == "locked":
             fcntl.flock(lock, fcntl.LOCK_EX)
-        self.binds.append(Bind(str(folder), target, options.get("readonly") == "true"))
+        if not folder.is_dir():
+            # Whole or not at all: a second build may be about to use it.
+            made = self._room.path / f"cache-{len(self.binds)}"
+            made.mkdir()
+            if options.get("from"):
+                tree, _ = tree_of(options["from"])
+                copy_into(made, tree, tree.find(options.get("source", "/")), "/", Manner(None))
+            made.chmod(int(options.get("mode", "755"), 8))
+            os.chown(made, int(options.get("uid", 0)), int(options.get("gid", 0)))
+            with contextlib.suppress(OSError):
+                made.rename(folder)
+        self.binds.append(Bind(str(folder), target, read_only))
+
+    def _unshared(self, folder: Path) -> Path:
+        """The first of a cache's directories that no other step uses now."""
+        for number in range(PRIVATE_MAX):
+            each = folder.with_name(f"{folder.name}-{number}")
+            lock = each.with_suffix(".lock").open("w")
+            try:
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                lock.close()
+                continue
+            self._held.enter_context(lock)
+            return each
+        raise BadRequest(f"--mount=type=cache: more than {PRIVATE_MAX} steps use it at once")
+
+    def _ssh(self, options: Mapping[str, str], index: int) -> None:
+        name = options.get("id") or "default"
+        socket = self._lent.agents.get(name)
+        if socket is None:
+            if options.get("required") == "true":
+                raise BadRequest(
+                    f"--mount=type=ssh: there is no agent {name} to forward", hint=f"--ssh {name}"
+                )
+            return
+        target = options.get("target") or f"/run/buildkit/ssh_agent.{index}"
+        self.environment["SSH_AUTH_SOCK"] = target
+        self.binds.append(Bind(str(socket), target))
 
     def _secret(self, options: Mapping[str, str], index: int) -> None:
         name = options.get("id") or posixpath.basename(options.get("target", ""))
-        source = self._secrets.get(name)
+        source = self._lent.secrets.get(name)
         if source is None:
             if options.get("required") == "true":
                 raise BadRequest(f"the secret {name} is required", hint=f"--secret id={name},src=…")
@@ -133,7 +184,12 @@ class StepMounts:
         if options.get("from"):
             tree, identity = tree_of(options["from"])
             self.key.append(identity)
-            self.binds.append(Bind(str(inside(tree.root, source)), target, read_only=True))
+            found_at = inside(tree.root, source)
+            if options.get("rw") == "true" or options.get("readwrite") == "true":
+                found_at = self._writable(found_at, index)
+                self.binds.append(Bind(str(found_at), target))
+                return
+            self.binds.append(Bind(str(found_at), target, read_only=True))
             return
         if context is None:
             raise BadRequest("--mount=type=bind needs a build context")
@@ -146,6 +202,18 @@ class StepMounts:
         place = "/file" if single else "/"
         copy_into(folder, context, found, place, Manner())
         self.binds.append(Bind(str(folder / "file" if single else folder), target))
+
+    def _writable(self, source: Path, index: int) -> Path:
+        """A copy that takes the step's writes, which nobody sees afterwards."""
+        folder = self._room.path / "binds" / f"rw-{len(self.key)}-{index}"
+        folder.mkdir(parents=True)
+        tree = Tree(source.parent, what="stage")
+        place = folder / "copy"
+        single = not source.is_dir()
+        copy_into(
+            folder, tree, tree.find(source.name), "/copy" if single else "/copy/", Manner(None)
+        )
+        return place
 
 
 def hiding(secrets: Iterable[Path | bytes]) -> Callable[[str], str]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import os
 import re
 import stat
@@ -11,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from underway.base.errors import BadRequest, NotFound
+from underway.capabilities.build.backend.digests import Digests
 from underway.capabilities.build.backend.paths import inside
 from underway.capabilities.build.rules.keys import framed
 from underway.wire.dockerignore import IgnoreRules, glob
@@ -42,8 +42,15 @@ class Source:
 class Tree:
     """Files below a root, less those that are ignored."""
 
-    def __init__(self, root: Path, ignore: IgnoreRules | None = None, what: str = "context"):
+    def __init__(
+        self,
+        root: Path,
+        ignore: IgnoreRules | None = None,
+        what: str = "context",
+        digests: Digests | None = None,
+    ) -> None:
         self.root = root
+        self._digests = digests or Digests(Path("/dev/null"))
         self._ignore = ignore or IgnoreRules(())
         self._what = what
 
@@ -90,8 +97,18 @@ class Tree:
             for entry in self.walk(source.relative, excludes):
                 kind = stat.S_IFMT(entry.status.st_mode)
                 mode = oct(entry.status.st_mode) if kind != stat.S_IFLNK else "link"
-                parts += [entry.path, mode, _content_digest(entry, kind)]
+                parts += [entry.path, mode, self._content(entry, kind)]
         return framed(parts)
+
+    def _content(self, entry: Entry, kind: int) -> str:
+        if kind == stat.S_IFLNK:
+            return os.readlink(entry.full)  # noqa: PTH115  # a text, not a path to follow
+        if kind != stat.S_IFREG:
+            return ""
+        try:
+            return self._digests.of(entry.full, entry.status)
+        except OSError as error:
+            raise BadRequest(f"cannot read {entry.full}: {error.strerror}") from error
 
     def _match(self, below: str, parts: list[str]) -> list[str]:
         if not parts:
@@ -151,15 +168,3 @@ class Tree:
             else:
                 yield Entry(within, child.path, child.stat(follow_symlinks=False))
             yield from rest
-
-
-def _content_digest(entry: Entry, kind: int) -> str:
-    if kind == stat.S_IFLNK:
-        return os.readlink(entry.full)  # noqa: PTH115  # a text, not a path to follow
-    if kind != stat.S_IFREG:
-        return ""
-    try:
-        with open(entry.full, "rb", buffering=0) as stream:  # noqa: PTH123  # once a file
-            return hashlib.file_digest(stream, "sha256").hexdigest()
-    except OSError as error:
-        raise BadRequest(f"cannot read {entry.full}: {error.strerror}") from error

@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from underway.capabilities.build.rules.identity import Identity
+from underway.capabilities.build.rules.seccomp import profile
 
 CAPABILITIES = (
     "CAP_AUDIT_WRITE", "CAP_CHOWN", "CAP_DAC_OVERRIDE", "CAP_FOWNER", "CAP_FSETID", "CAP_KILL",
@@ -45,7 +46,13 @@ class Bind:
 
 @dataclass(frozen=True)
 class Container:
-    """What is particular about one RUN."""
+    """What is particular about one RUN.
+
+    Attributes:
+        architecture: the machine's.
+        insecure: all capabilities, no filter of system calls, nothing of /proc hidden.
+        rootless: the runtime runs in a user namespace; ``gids`` is how many groups that has.
+    """
 
     argv: Sequence[str]
     environment: Mapping[str, str]
@@ -57,11 +64,16 @@ class Container:
     binds: Sequence[Bind] = ()
     tmpfs: Mapping[str, str] = field(default_factory=dict)
     own_network: bool = False
+    architecture: str = ""
+    insecure: bool = False
+    rootless: bool = False
+    gids: int = 1 << 32
 
 
 def configuration(container: Container) -> dict[str, Any]:
     """The runtime's ``config.json``."""
-    granted = [name for name in CAPABILITIES if name in container.bounding]
+    allowed = sorted(container.bounding) if container.insecure else CAPABILITIES
+    granted = [name for name in allowed if name in container.bounding]
     who = container.who
     namespaces = ["mount", "pid", "ipc", "uts"] + (["network"] if container.own_network else [])
     return {
@@ -80,17 +92,31 @@ def configuration(container: Container) -> dict[str, Any]:
         "mounts": _mounts(container),
         "linux": {
             "namespaces": [{"type": name} for name in namespaces],
-            "cgroupsPath": container.cgroup,
-            "resources": {"devices": [{"allow": False, "access": "rwm"}]},
-            "maskedPaths": [
-                "/proc/acpi", "/proc/kcore", "/proc/keys", "/proc/latency_stats",
-                "/proc/sched_debug", "/proc/timer_list", "/sys/firmware",
-            ],
-            "readonlyPaths": [
-                "/proc/bus", "/proc/fs", "/proc/irq", "/proc/sys", "/proc/sysrq-trigger",
-            ],
+            **_limits(container),
+            **({} if container.insecure else _CONFINED),
+            **({} if container.insecure else {"seccomp": profile(container.architecture)}),
         },
-    }  # fmt: skip
+    }
+
+
+_CONFINED = {
+    "maskedPaths": [
+        "/proc/acpi", "/proc/kcore", "/proc/keys", "/proc/latency_stats",
+        "/proc/sched_debug", "/proc/timer_list", "/sys/firmware",
+    ],
+    "readonlyPaths": [
+        "/proc/bus", "/proc/fs", "/proc/irq", "/proc/sys", "/proc/sysrq-trigger",
+    ],
+}  # fmt: skip
+
+
+def _limits(container: Container) -> dict[str, Any]:
+    if container.rootless:
+        return {}  # cgroups are the machine's; devices are those that were bound in
+    return {
+        "cgroupsPath": container.cgroup,
+        "resources": {"devices": [{"allow": container.insecure, "access": "rwm"}]},
+    }
 
 
 def _mounts(container: Container) -> list[dict[str, Any]]:
@@ -103,10 +129,12 @@ def _mounts(container: Container) -> list[dict[str, Any]]:
         one("/proc", "proc", "proc", *safe),
         one("/dev", "tmpfs", "tmpfs", "nosuid", "strictatime", "mode=755", "size=65536k"),
         one("/dev/pts", "devpts", "devpts", "nosuid", "noexec", "newinstance", "ptmxmode=0666",
-            "mode=0620", "gid=5"),
+            "mode=0620", *(["gid=5"] if container.gids > 5 else [])),
         one("/dev/shm", "tmpfs", "shm", *safe, "mode=1777", "size=65536k"),  # noqa: S108  # its own
         one("/dev/mqueue", "mqueue", "mqueue", *safe),
-        one("/sys", "sysfs", "sysfs", *safe, "ro"),
+        # Who does not own the network namespace cannot mount its /sys.
+        one("/sys", "bind", "/sys", *safe, "rbind", "rslave", "ro") if container.rootless
+        else one("/sys", "sysfs", "sysfs", *safe, "ro"),
     ]  # fmt: skip
     mounts += [
         one(target, "tmpfs", "tmpfs", "nosuid", "nodev", *options.split(","))

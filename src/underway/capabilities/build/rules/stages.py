@@ -19,11 +19,15 @@ PROXY_ARGS = frozenset(
 
 @dataclass(frozen=True)
 class StagePlan:
-    """A stage with what it stands on: ``base_stage`` is an index, or None for ``base_image``."""
+    """A stage with what it stands on: ``base_stage`` is an index, or None for ``base_image``.
+
+    ``needs`` are the indexes of all stages it takes something from.
+    """
 
     stage: Stage
     base_stage: int | None
     base_image: str
+    needs: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -89,13 +93,14 @@ def _need(
                 "give its ARG a default before the first FROM, or pass --build-arg",
             )
         base = next((s.index for s in dockerfile.stages[:index] if s.name == image.lower()), None)
-        plans[index] = StagePlan(stage, base, "" if base is not None else image)
         needed = [] if base is None else [base]
         for step in stage.steps:
             names = [step.stage] if isinstance(step, Copy) and step.stage else []
             if isinstance(step, Run):
                 names += [m["from"] for m in step.mounts if m.get("from")]
             needed += [i for i in (_find(dockerfile, n, index) for n in names) if i is not None]
+        base_image = "" if base is not None else image
+        plans[index] = StagePlan(stage, base, base_image, tuple(sorted(set(needed))))
         pending += needed
 
 

@@ -84,8 +84,7 @@ class Agent:
                 self._group = group
                 await self._take_up()
                 self._pods.add_handler(self._pod_changed)
-                services.material.configmaps.add_handler(self._configmap_changed)
-                services.material.secrets.add_handler(self._secret_changed)
+                group.create_task(services.material.references.run(self._refresh))
                 group.create_task(self._registration.run())
                 group.create_task(self._keep_house())
                 await self._registration.renew(node)
@@ -95,8 +94,6 @@ class Agent:
             self._workers.clear()
             self._finished.clear()
             self._pods.remove_handler(self._pod_changed)
-            services.material.configmaps.remove_handler(self._configmap_changed)
-            services.material.secrets.remove_handler(self._secret_changed)
             services.exits.close()
 
     async def _take_up(self) -> None:
@@ -149,6 +146,7 @@ class Agent:
             try:
                 await worker.run()
                 self._workers.pop(worker.uid, None)
+                self._services.material.references.release(worker.uid)
                 if self._pods.entry(_key(worker.pod)) is not None:
                     self._finished.add(worker.uid)
                 return
@@ -158,16 +156,9 @@ class Agent:
             fresh = PodWorker(self._services, worker.pod, gone=worker.is_gone)
             self._workers[worker.uid] = worker = fresh
 
-    def _configmap_changed(self, kind: EventType, old: Entry | None, new: Entry | None) -> None:
-        self._refresh("configmap", old, new)
-
-    def _secret_changed(self, kind: EventType, old: Entry | None, new: Entry | None) -> None:
-        self._refresh("secret", old, new)
-
-    def _refresh(self, kind: str, old: Entry | None, new: Entry | None) -> None:
-        changed = (new or old).meta  # type: ignore[union-attr]  # one of them is there
+    def _refresh(self, kind: str, namespace: str, name: str) -> None:
         for worker in self._workers.values():
-            if namespace_of(worker.pod) == changed.namespace and worker.names(kind, changed.name):
+            if namespace_of(worker.pod) == namespace and worker.names(kind, name):
                 worker.material_changed()
 
     async def _keep_house(self) -> None:

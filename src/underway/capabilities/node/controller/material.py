@@ -10,27 +10,23 @@ from underway.api.objects import (
     Object,
     controller_of,
     deleting,
-    key_of,
     name_of,
     namespace_of,
     uid_of,
 )
 from underway.api.resources import (
-    CONFIGMAPS,
     PERSISTENTVOLUMECLAIMS,
     PERSISTENTVOLUMES,
-    SECRETS,
     SERVICEACCOUNTS,
     SERVICES,
-    Resource,
 )
 from underway.base.clock import Clock, parse_rfc3339
 from underway.base.errors import BadRequest, NotFound
+from underway.capabilities.node.controller.references import References
 from underway.capabilities.node.rules import payload
 from underway.capabilities.node.rules.environment import Sources
 from underway.capabilities.node.rules.fields import Machine
 from underway.client import Client
-from underway.reconcile.informer import Informer
 from underway.reconcile.manager import Manager
 
 REFRESH_SHARE = 0.8  # of a token's life, after which it is replaced
@@ -99,27 +95,28 @@ class Tokens:
 
 
 class Material:
-    """Finds what pods name: in the informers' copies, or else at the API server."""
+    """Finds what pods name."""
 
     def __init__(self, manager: Manager, root_ca: Path) -> None:
         self._client = manager.client
         self._root_ca = root_ca
-        self.configmaps = manager.informer(CONFIGMAPS)
-        self.secrets = manager.informer(SECRETS)
+        self.references = References(manager.client, manager.clock)
         self.services = manager.informer(SERVICES)
 
     async def synced(self) -> None:
-        """Return once the copies are there."""
-        for informer in (self.configmaps, self.secrets, self.services):
-            await informer.synced()
+        """Return once the Services are there."""
+        await self.services.synced()
 
     async def sources(self, pod: Object) -> Sources:
         """The objects the pod's containers and volumes name, those that exist."""
         configmaps, secrets = payload.referenced(pod)
         namespace = namespace_of(pod)
+        named = [("configmap", namespace, name) for name in configmaps]
+        named += [("secret", namespace, name) for name in secrets]
+        self.references.hold(uid_of(pod), named)
         return Sources(
-            await self._found(self.configmaps, CONFIGMAPS, namespace, configmaps),
-            await self._found(self.secrets, SECRETS, namespace, secrets),
+            await self._found("configmap", namespace, configmaps),
+            await self._found("secret", namespace, secrets),
             [*self.services.list(namespace), *self._api_service(namespace)],
         )
 
@@ -170,20 +167,9 @@ class Material:
                 continue
         return found
 
-    async def _found(
-        self, informer: Informer, resource: Resource, namespace: str, names: set[str]
-    ) -> dict[str, Object]:
-        result = {}
-        for name in names:
-            found = informer.get(key_of(namespace, name))
-            if found is None:
-                # The copy may lag behind an object that was made just before the pod.
-                try:
-                    found = await self._client.get(resource, name, namespace)
-                except NotFound:
-                    continue
-            result[name] = found
-        return result
+    async def _found(self, kind: str, namespace: str, names: set[str]) -> dict[str, Object]:
+        found = {name: await self.references.find((kind, namespace, name)) for name in names}
+        return {name: obj for name, obj in found.items() if obj is not None}
 
     def _api_service(self, namespace: str) -> list[Object]:
         found = self.services.get("default/kubernetes") if namespace != "default" else None
