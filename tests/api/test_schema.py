@@ -324,3 +324,7 @@ def test_a_pattern_only_go_understands_is_passed_over() -> None:
     assert validate(posix, {"a": "x1"}) != []
     end = from_openapi({"properties": {"a": {"type": "string", "pattern": "^x$"}}})
     assert validate(end, {"a": "x\n"}) != []
+
+
+def test_the_types_are_those_of_the_release():
+    assert schema.builtin_version() == resources.RELEASE

@@ -8,6 +8,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+RELEASE = "v1.37.0"
+"""The Kubernetes release whose API this is."""
+
 ALL_VERBS = (
     "create",
     "delete",

@@ -174,3 +174,11 @@ def test_a_manifest_without_the_image_is_refused(
 ) -> None:
     with pytest.raises(BadRequest, match="no manifest has the image"):
         ship(cluster, namespace, tmp_path, SETTINGS)
+
+
+def test_shipping_the_same_again_writes_nothing(
+    cluster: Cluster, namespace: str, tmp_path: Path
+) -> None:
+    first = ship(cluster, namespace, tmp_path, WEB, SETTINGS)
+    again = ship(cluster, namespace, tmp_path, WEB, SETTINGS)
+    assert again["metadata"]["resourceVersion"] == first["metadata"]["resourceVersion"]

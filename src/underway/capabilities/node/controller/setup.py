@@ -6,7 +6,7 @@ import asyncio
 import platform
 from collections.abc import Awaitable, Callable
 
-from underway.api.resources import PODS
+from underway.api.resources import PODS, RELEASE
 from underway.base.errors import ServiceUnavailable
 from underway.base.home import Home
 from underway.base.ports import holder_of
@@ -32,7 +32,7 @@ from underway.linux.oci_runtime import OciRuntime, find_runtime
 from underway.reconcile.manager import Manager
 from underway.transport import front, pki
 
-VERSION = "v1.32.0+underway"
+VERSION = f"{RELEASE}+underway"
 
 
 def add(manager: Manager, home: Home) -> None:
