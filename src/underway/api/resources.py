@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-RELEASE = "v1.37.0"
+RELEASE = "1.37.0"
 """The Kubernetes release whose API this is."""
 
 ALL_VERBS = (

@@ -32,7 +32,7 @@ from underway.linux.oci_runtime import OciRuntime, find_runtime
 from underway.reconcile.manager import Manager
 from underway.transport import front, pki
 
-VERSION = f"{RELEASE}+underway"
+VERSION = f"v{RELEASE}+underway"
 
 
 def add(manager: Manager, home: Home) -> None:
