@@ -15,7 +15,17 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from benchmarks import api, measure, reconcile, registry, scale, scan, scheduler
+from benchmarks import (
+    api,
+    bases,
+    build_stages,
+    measure,
+    reconcile,
+    registry,
+    scale,
+    scan,
+    scheduler,
+)
 from benchmarks.measure import Sample
 from underway.api.resources import PODS
 from underway.base.errors import UnderwayError
@@ -322,6 +332,8 @@ CASES: dict[str, Callable[[Bench], dict[str, Any]]] = {
     "startup": startup,
     "container": container,
     "build": build,
+    "build-stages": build_stages.case,
+    "bases": bases.case,
     "idle": idle,
     "api": api.case,
     "scheduler": scheduler.case,

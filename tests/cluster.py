@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import AsyncIterator, Callable, Iterable, Sequence
+from collections.abc import AsyncIterator, Sequence
 from pathlib import Path
 
 import msgspec
@@ -45,30 +45,54 @@ async def api_server(root: Path, clock: Clock | None = None) -> AsyncIterator[Ap
         await server.stop()
 
 
+class Cluster(Environment):
+    """Controllers of capabilities act as the users that the platform has them act as.
+
+    What tests do by ``manager`` itself they do as its administrator.
+    """
+
+    def __init__(self, server: permissions.Users, home: Home, clock: Clock | None = None) -> None:
+        super().__init__(server.as_user("admin", ["system:masters"]), clock)
+        self._home = home
+        self._installed: set[str] = set()
+        self.watched = Watched(server)
+
+    async def add(self, *factories: object) -> None:
+        """Add controllers; each factory is ``(manager, home) -> None``, as manifests name them."""
+        for factory in factories:
+            factory(await self.acting(factory), self._home)  # type: ignore[operator]
+
+    async def acting(self, factory: object) -> Manager:
+        """The manager as the controllers that ``factory`` adds see it."""
+        module = getattr(factory, "__module__", "")
+        for capability in registry.installed():
+            if f"{module}.".startswith(f"{_HERE}.{capability.id}."):
+                if capability.id not in self._installed:
+                    await permissions.install(self.client, [capability])
+                    self._installed.add(capability.id)
+                target = f"{module}:{getattr(factory, '__name__', '')}"
+                client = permissions.controller_client(self.watched, capability, target)
+                return self.manager.acting(client)
+        return self.manager
+
+
 @contextlib.asynccontextmanager
 async def cluster(
     root: Path, *factories: object, clock: Clock | None = None
-) -> AsyncIterator[Environment]:
-    """An API server and the controllers that ``factories`` add, running.
-
-    Each factory is ``(manager, home) -> None``, as manifests name them. Those of capabilities
-    act as the users that the platform has them act as.
-    """
+) -> AsyncIterator[Cluster]:
+    """An API server and the controllers that ``factories`` add, running."""
     async with api_server(root, clock) as server:
-        environment = Environment(server.as_user("admin", ["system:masters"]), clock)
-        watched = Watched(server)
-        manager = await least_privileged(watched, environment, factories)
-        for factory in factories:
-            factory(manager(factory), Home(root))  # type: ignore[operator]
+        environment = Cluster(server, Home(root), clock)
+        await environment.add(*factories)
         async with running(environment):
             yield environment
-        assert not watched.refused
+        assert not environment.watched.refused
 
 
 class Watched:
     """A server that remembers what the users of controllers lacked the right to do."""
 
-    def __init__(self, server: ApiServer) -> None:
+    def __init__(self, server: permissions.Users) -> None:
         self._server = server
         self.refused: list[str] = []
 
@@ -85,27 +109,3 @@ class Watched:
             return response
 
         return handle
-
-
-async def least_privileged(
-    server: ApiServer | Watched, environment: Environment, factories: Iterable[object]
-) -> Callable[[object], Manager]:
-    """Gives the manager for each factory; the environment's shared one reads only."""
-    environment.manager = Manager(permissions.manager_client(server), environment.clock)
-    modules = {factory: getattr(factory, "__module__", "") for factory in factories}
-    capabilities = {
-        each.id: each
-        for each in registry.installed()
-        if any(module.startswith(f"{_HERE}.{each.id}.") for module in modules.values())
-    }
-    await permissions.install(environment.client, capabilities.values())
-
-    def manager(factory: object) -> Manager:
-        module = modules[factory]
-        capability = capabilities.get(module.removeprefix(f"{_HERE}.").partition(".")[0])
-        client = environment.client
-        if capability is not None:
-            client = permissions.controller_client(server, capability, f"{module}:add")
-        return environment.manager.acting(client)
-
-    return manager

@@ -7,7 +7,10 @@ import shutil
 
 import pytest
 
-PEERS = ("buildah", "busybox", "conmon", "dig", "git", "ip", "mmdebstrap", "nft", "runc", "skopeo")
+PEERS = (
+    "buildah", "busybox", "chromium", "conmon", "dig", "docker-registry", "git", "gpgv", "ip", "nft",
+    "notary", "runc", "skopeo",
+)  # fmt: skip
 
 
 def pytest_sessionstart(session: pytest.Session) -> None:

@@ -4,10 +4,11 @@
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
-packages=(ca-certificates conmon git iproute2 mmdebstrap nftables python3 python3-venv runc)
+packages=(apt ca-certificates conmon git gpgv iproute2 nftables python3 python3-venv runc)
 extras="."
 if [[ "${1:-}" == test ]]; then
-  packages+=(bind9-dnsutils buildah busybox-static chromium chromium-driver curl skopeo)
+  packages+=(bind9-dnsutils buildah busybox-static chromium chromium-driver curl docker-registry
+    mmdebstrap notary openssl postgresql skopeo softhsm2)
   extras=".[test]"
 fi
 

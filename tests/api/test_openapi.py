@@ -93,6 +93,30 @@ def test_every_patch_tells_its_kind_and_takes_field_validation() -> None:
             assert any(gvk in found for found in kinds)
 
 
+def test_subresources_tell_what_they_take() -> None:
+    served = by_group_version()["", "v1"]
+    doc = json.loads(openapi.document("", "v1", served, {}))
+    space = "/api/v1/namespaces/{namespace}"
+    for path, method, kind in (
+        (f"{space}/pods/{{name}}/eviction", "post", "io.k8s.api.policy.v1.Eviction"),
+        (f"{space}/pods/{{name}}/binding", "post", "io.k8s.api.core.v1.Binding"),
+        (f"{space}/pods/{{name}}/resize", "patch", "io.k8s.apimachinery.pkg.apis.meta.v1.Patch"),
+        (f"{space}/pods/{{name}}/ephemeralcontainers", "put", "io.k8s.api.core.v1.Pod"),
+        (
+            f"{space}/serviceaccounts/{{name}}/token",
+            "post",
+            "io.k8s.api.authentication.v1.TokenRequest",
+        ),
+        ("/api/v1/namespaces/{name}/finalize", "put", "io.k8s.api.core.v1.Namespace"),
+    ):
+        body = doc["paths"][path][method]["requestBody"]["content"]
+        assert {each["schema"]["$ref"] for each in body.values()} == {openapi.REF_PREFIX + kind}
+        assert kind in doc["components"]["schemas"]
+    eviction = doc["paths"][f"{space}/pods/{{name}}/eviction"]["post"]
+    gvk = {"group": "policy", "kind": "Eviction", "version": "v1"}
+    assert eviction["x-kubernetes-group-version-kind"] == gvk
+
+
 def test_the_hash_follows_the_content() -> None:
     served = by_group_version()["example.com", "v1"]
     first = openapi.document_hash(served, {"Widget": WIDGET_SCHEMA})

@@ -43,7 +43,9 @@ def test_a_pid_used_again_is_somebody_else(home: Home) -> None:
 
 
 def test_a_process_that_will_not_end_is_killed() -> None:
-    script = "import signal, time; signal.signal(15, signal.SIG_IGN); print(flush=True); time.sleep(60)"
+    script = (
+        "import signal, time; signal.signal(15, signal.SIG_IGN); print(flush=True); time.sleep(60)"
+    )
     with subprocess.Popen([sys.executable, "-c", script], stdout=subprocess.PIPE) as child:
         assert child.stdout is not None
         child.stdout.readline()

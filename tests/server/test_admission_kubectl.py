@@ -7,6 +7,7 @@ import json
 
 import pytest
 from tests.server.cluster import Cluster
+from tests.server.running import pod
 from tests.server.webhooks import configuration, entry, hooked
 
 pytestmark = pytest.mark.peer
@@ -57,3 +58,20 @@ def test_kubectl_shows_quotas_and_what_exceeds_them(tmp_path):
         )
         described = cluster.kubectl("describe", "quota", "small").split()
         assert described[-3:] == ["pods", "1", "1"]
+
+
+def test_kubectl_replaces_a_running_pod_only_with_all_that_it_was_given(tmp_path):
+    manifest = json.dumps(pod("a"))
+    with Cluster(tmp_path) as cluster:
+        cluster.kubectl("create", "-f", "-", stdin=manifest)
+        done = cluster.kubectl("replace", "-f", "-", stdin=manifest, check=False)
+        assert done.returncode == 1
+        assert 'The Pod "a" is invalid: spec: Forbidden: pod updates may not' in done.stderr
+        cluster.kubectl("replace", "--force", "--grace-period=0", "-f", "-", stdin=manifest)
+        whole = json.loads(cluster.kubectl("get", "pod", "a", "-o", "json"))
+        whole["spec"]["containers"][0]["image"] = "nginx:2"
+        for name in ("priority", "preemptionPolicy", "tolerations"):
+            del whole["spec"][name]
+        cluster.kubectl("replace", "-f", "-", stdin=json.dumps(whole))
+        shown = cluster.kubectl("get", "pod", "a", "-o", "jsonpath={..image} {.spec.priority}")
+        assert shown == "nginx:2 0"

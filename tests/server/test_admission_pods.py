@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import copy
+
 import pytest
 from tests.server.running import pod, serve
 
 from underway.api.resources import PODS, PRIORITYCLASSES, SERVICEACCOUNTS
-from underway.base.errors import Forbidden
+from underway.base.errors import Forbidden, Invalid
 
 SPACE = "default"
 
@@ -96,5 +98,38 @@ def test_the_account_says_whether_its_token_is_mounted_and_the_pod_has_the_last_
         assert (
             mounts(await admin.create(PODS, placed("e", automountServiceAccountToken=False))) == []
         )
+
+    serve(tmp_path, scenario)
+
+
+def test_a_pod_is_replaced_without_what_priority_and_tolerations_add(tmp_path):
+    async def scenario(_server, admin):
+        await admin.create(PRIORITYCLASSES, priority("usual", 5, globalDefault=True))
+        made = await admin.create(PODS, placed("a", priorityClassName="usual"))
+        sent = copy.deepcopy(made)
+        for name in ("priority", "preemptionPolicy", "tolerations"):
+            del sent["spec"][name]
+        sent["metadata"]["labels"] = {"new": "one"}
+        written = await admin.replace(PODS, sent)
+        assert written["spec"] == made["spec"]
+        assert written["metadata"]["labels"] == {"new": "one"}
+        # Another value of the priority than the pod has is a change like any other.
+        with pytest.raises(Invalid, match="pod updates may not change fields"):
+            await admin.replace(PODS, {**written, "spec": {**written["spec"], "priority": 7}})
+
+    serve(tmp_path, scenario)
+
+
+def test_tolerations_that_are_left_out_on_update_are_those_of_the_cluster(tmp_path):
+    async def scenario(_server, admin):
+        mine = {"key": "mine", "operator": "Exists", "effect": "NoSchedule"}
+        made = await admin.create(PODS, placed("a", tolerations=[mine]))
+        sent = copy.deepcopy(made)
+        del sent["metadata"]["resourceVersion"]
+        sent["spec"]["tolerations"] = [mine]
+        assert (await admin.replace(PODS, sent))["spec"] == made["spec"]
+        del sent["spec"]["tolerations"]
+        with pytest.raises(Invalid, match="existing toleration can not be modified"):
+            await admin.replace(PODS, sent)
 
     serve(tmp_path, scenario)

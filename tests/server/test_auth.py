@@ -10,6 +10,7 @@ from joserfc.jwt import JWTClaimsRegistry
 from tests.server.running import configmap, pod, request, serve
 
 from underway.api.resources import (
+    CLUSTERROLEBINDINGS,
     CLUSTERROLES,
     CONFIGMAPS,
     LEASES,
@@ -260,6 +261,80 @@ def test_aggregated_roles_hold_the_rules_of_those_they_select(tmp_path):
         path = "/apis/authorization.k8s.io/v1/selfsubjectaccessreviews"
         answer = await Client(server.as_user("jane")).request("POST", path, body=review)
         assert answer.json()["status"]["allowed"]
+
+    serve(tmp_path, scenario)
+
+
+def test_roles_are_given_by_those_who_hold_them_or_may_escalate_and_bind(tmp_path):
+    group = "rbac.authorization.k8s.io"
+
+    def cluster_role(name, *rules, **more):
+        return {"metadata": {"name": name}, "rules": list(rules), **more}
+
+    def binding(name, role, user):
+        subject = {"kind": "User", "name": user, "apiGroup": group}
+        reference = {"kind": "ClusterRole", "name": role, "apiGroup": group}
+        return {"metadata": {"name": name}, "roleRef": reference, "subjects": [subject]}
+
+    write = {"apiGroups": [group], "resources": ["*"], "verbs": ["create", "get", "update"]}
+    secrets = {"apiGroups": [""], "resources": ["secrets"], "verbs": ["get"]}
+    escalate = {"apiGroups": [group], "resources": ["clusterroles"], "verbs": ["escalate"]}
+    bind_one = {**escalate, "verbs": ["bind"], "resourceNames": ["reader"]}
+    selector = {"clusterRoleSelectors": [{"matchLabels": {"any": "thing"}}]}
+
+    async def scenario(server, admin):
+        for user, *rules in (
+            ("plain", write),
+            ("escalating", write, escalate),
+            ("binding", write, bind_one),
+        ):
+            await admin.create(CLUSTERROLES, cluster_role(user, *rules))
+            await admin.create(CLUSTERROLEBINDINGS, binding(user, user, user))
+        plain, escalating, binder = (
+            Client(server.as_user(name)) for name in ("plain", "escalating", "binding")
+        )
+        await plain.create(CLUSTERROLES, cluster_role("same", write))
+        with pytest.raises(Forbidden) as caught:
+            await plain.create(CLUSTERROLES, cluster_role("reader", secrets))
+        assert caught.value.message == (
+            'clusterroles.rbac.authorization.k8s.io "reader" is forbidden: user "plain"'
+            ' (groups=["system:authenticated"]) is attempting to grant RBAC permissions not'
+            ' currently held:\n{APIGroups:[""], Resources:["secrets"], Verbs:["get"]}'
+        )
+        gathers = cluster_role("gathers", aggregationRule=selector)
+        await forbidden(plain.create(CLUSTERROLES, gathers), "not currently held")
+        await escalating.create(CLUSTERROLES, cluster_role("reader", secrets))
+        await escalating.create(CLUSTERROLES, cluster_role("other", secrets))
+        await escalating.create(CLUSTERROLES, gathers)
+        await forbidden(escalating.create(CLUSTERROLEBINDINGS, binding("a", "reader", "x")))
+        await forbidden(binder.create(CLUSTERROLEBINDINGS, binding("a", "other", "x")))
+        await binder.create(CLUSTERROLEBINDINGS, binding("a", "reader", "x"))
+
+    serve(tmp_path, scenario)
+
+
+def test_aggregation_goes_through_several_roles_and_round_in_circles(tmp_path):
+    def cluster_role(name, label, chosen, *rules):
+        selector = {"clusterRoleSelectors": [{"matchLabels": {"part-of": chosen}}]}
+        return {
+            "metadata": {"name": name, "labels": {"part-of": label}},
+            "rules": list(rules),
+            "aggregationRule": selector,
+        }
+
+    secrets = {"apiGroups": [""], "resources": ["secrets"], "verbs": ["get"]}
+
+    async def scenario(server, admin):
+        await admin.create(CLUSTERROLES, cluster_role("one", "c", "a"))
+        await admin.create(CLUSTERROLES, cluster_role("two", "a", "b"))
+        await admin.create(CLUSTERROLES, cluster_role("three", "b", "c", secrets))
+        made = bind("one", user="jane")
+        made["roleRef"]["kind"] = "ClusterRole"
+        await admin.create(ROLEBINDINGS, made, "default")
+        jane = Client(server.as_user("jane"))
+        with pytest.raises(NotFound):
+            await jane.get(SECRETS, "any", "default")
+        await forbidden(jane.get(CONFIGMAPS, "any", "default"))
 
     serve(tmp_path, scenario)
 

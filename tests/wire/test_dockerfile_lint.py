@@ -48,3 +48,19 @@ def test_variables_nobody_sets_are_found():
     dockerfile = parse(text)
     found = undefined(dockerfile, dockerfile.stages[0], {"HOME"})
     assert [(f.line, f.message.split()[0]) for f in found] == [(3, "$NONE"), (4, "$OTHER")]
+
+
+def rules_of(text):
+    return [finding.rule for finding in lint(parse(text))]
+
+
+def test_variables_of_from_must_be_declared_and_make_a_name():
+    assert rules_of("FROM $BASE\n") == ["UndefinedArgInFrom"]
+    assert rules_of("ARG BASE\nFROM $BASE\n") == ["InvalidDefaultArgInFrom"]
+    assert rules_of("ARG TAG\nFROM a:$TAG\n") == ["InvalidDefaultArgInFrom"]
+    assert rules_of("ARG TAG=1\nFROM a:$TAG\nFROM --platform=$BUILDPLATFORM ${B:-b}\n") == []
+
+
+def test_a_stage_for_one_platform_only_says_so_in_its_name():
+    assert rules_of("FROM --platform=linux/arm64 a\n") == ["FromPlatformFlagConstDisallowed"]
+    assert rules_of("FROM --platform=linux/arm64 a AS build-arm64\n") == []

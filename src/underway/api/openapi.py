@@ -26,6 +26,7 @@ DELETE_OPTIONS = "io.k8s.apimachinery.pkg.apis.meta.v1.DeleteOptions"
 PATCH = "io.k8s.apimachinery.pkg.apis.meta.v1.Patch"
 SCALE = "io.k8s.api.autoscaling.v1.Scale"
 
+_EDITION = 2  # of what this module makes of its input: clients keep documents by their hash
 _JSON = "application/json"
 _PATCH_TYPES = (
     "application/apply-patch+yaml",
@@ -50,6 +51,14 @@ _PARAMETERS = {
     "gracePeriodSeconds": ("integer", "Seconds the object has to end."),
     "propagationPolicy": ("string", "What becomes of dependents: Orphan, Background, Foreground."),
 }
+# Subresources that show the object or a part of it, and take changes of it.
+_PARTS = ("approval", "ephemeralcontainers", "finalize", "resize", "scale", "status")
+# Those that take an object of another kind: its apiVersion and kind.
+_POSTED = {
+    "binding": ("v1", "Binding"),
+    "eviction": ("policy/v1", "Eviction"),
+    "token": ("authentication.k8s.io/v1", "TokenRequest"),
+}
 _WRITE = ("pretty", "dryRun", "fieldManager", "fieldValidation")
 _LIST = ("pretty", "labelSelector", "fieldSelector", "limit", "continue", "resourceVersion")
 _DELETE = ("pretty", "dryRun", "gracePeriodSeconds", "propagationPolicy")
@@ -64,7 +73,7 @@ def document_hash(
     resources: Sequence[Resource], crd_schemas: Mapping[str, Mapping[str, Any]]
 ) -> str:
     """What the document's content depends on, as hexadecimal digits, without making it."""
-    digest = hashlib.sha256(schemas.builtin_version().encode())
+    digest = hashlib.sha256(f"{_EDITION} {schemas.builtin_version()}".encode())
     for resource in resources:
         digest.update(repr(resource).encode())
     digest.update(msgspec.json.encode(dict(crd_schemas), order="sorted"))
@@ -338,11 +347,12 @@ def _paths(
         everywhere = operations.make("list", (*_LIST, "watch"), list_name)
         everywhere["operationId"] += "ForAllNamespaces"
         paths[f"{base}/{resource.plural}"] = {"get": everywhere}
-    for subresource in ("status", "scale"):
-        if subresource in resource.subresources:
-            paths[f"{scoped}/{resource.plural}/{{name}}/{subresource}"] = _subresource(
-                resource, name, subresource, definitions, patch_types, here
-            )
+    for subresource in () if resource.verbs == ("create",) else resource.subresources:
+        below = f"{scoped}/{resource.plural}/{{name}}/{subresource}"
+        if subresource in _PARTS:
+            paths[below] = _subresource(resource, name, subresource, definitions, patch_types, here)
+        elif subresource in _POSTED:
+            paths[below] = _posted(resource, subresource, definitions, here)
     return paths
 
 
@@ -366,9 +376,27 @@ def _subresource(
         name = definitions.add(SCALE)
         gvk = {"group": "autoscaling", "kind": "Scale", "version": "v1"}
     operations = _Operations(resource, gvk, subresource.capitalize())
+    parameters = [_path_parameter("name"), *here]
+    if subresource == "finalize":
+        put = operations.make("put", _WRITE, name, _content(name))
+        return {"parameters": parameters, "put": put}
     return {
-        "parameters": [_path_parameter("name"), *here],
+        "parameters": parameters,
         "get": operations.make("get", ("pretty",), name),
         "put": operations.make("put", _WRITE, name, _content(name)),
         "patch": _patch(operations, name, definitions, patch_types),
+    }
+
+
+def _posted(
+    resource: Resource, subresource: str, definitions: _Definitions, here: list[dict[str, Any]]
+) -> dict[str, Any]:
+    api_version, kind = _POSTED[subresource]
+    group, _, version = api_version.rpartition("/")
+    name = definitions.add(schemas.definition_name(api_version, kind))
+    gvk = {"group": group, "kind": kind, "version": version}
+    operations = _Operations(resource, gvk, subresource.capitalize())
+    return {
+        "parameters": [_path_parameter("name"), *here],
+        "post": operations.make("post", _WRITE, name, _content(name), "201"),
     }

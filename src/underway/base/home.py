@@ -25,6 +25,7 @@ class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     scanner_port: int = 6060
     notary_port: int = 4443
     signing_port: int = 4444
+    grafeas_port: int = 8083
     node_port: int = 10250
     node_name: str = "underway"
     pod_cidr: str = "10.244.0.0/24"
@@ -108,6 +109,11 @@ class Home:
     def signing(self) -> Path:
         """Signing keys, trusted keys, the transparency log, TUF and Notary repositories."""
         return self.root / "signing"
+
+    @property
+    def provenance(self) -> Path:
+        """Notes about images (Grafeas), in-toto links and the key they are signed with."""
+        return self.root / "provenance"
 
     @property
     def volumes(self) -> Path:

@@ -26,7 +26,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Protocol, cast
 
-import zstandard
 from isal import isal_zlib
 
 from underway.base.clock import SystemClock
@@ -271,6 +270,8 @@ class _Packer(Protocol):
 def _packer(compression: str, level: int) -> tuple[_Packer, str]:
     """What compresses a layer, and the media type that comes of it."""
     if compression == "zstd":
+        import zstandard  # slow to import, and most layers are gzip
+
         packer = zstandard.ZstdCompressor(level=level or ZSTD_LEVEL).compressobj()
         return cast("_Packer", packer), ZSTD_MEDIA_TYPE
     if compression != "gzip":
@@ -321,6 +322,8 @@ def _inflate(chunks: Iterable[bytes]) -> Iterator[bytes]:
 
 
 def _unzstd(chunks: Iterable[bytes]) -> Iterator[bytes]:
+    import zstandard
+
     reader = zstandard.ZstdDecompressor(max_window_size=1 << 27).stream_reader(
         cast("IO[bytes]", TarStream(iter(chunks))), read_across_frames=True
     )

@@ -112,7 +112,9 @@ def mount_overlay(
             options += [f"upperdir={names[-2]}", f"workdir={names[-1]}"]
             # Layers must mean the same wherever they are stacked: nothing in them may refer to
             # another directory by handle, as redirects, indexes and metadata-only copies do.
-            options += ["redirect_dir=off", "index=off", "metacopy=off"]
+            # With attributes of the user's, overlayfs knows no "off": it never makes redirects.
+            redirects = "nofollow" if in_user_namespace() else "off"
+            options += [f"redirect_dir={redirects}", "index=off", "metacopy=off"]
             if volatile:
                 options.append("volatile")
         if in_user_namespace():

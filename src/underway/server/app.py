@@ -146,7 +146,6 @@ class ApiServer:
             first_ip=admission.addresses.first,
             advertised=self._advertised,
             root_ca=_read_text(self._home.pki / "ca.crt"),
-            node=self._settings.node_name,
             extension_authentication=authentication_config(self._home.pki),
         )
         proxies = Proxies(self.store, self._forward)

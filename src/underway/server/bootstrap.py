@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import asyncio
+from collections.abc import Coroutine, Iterable, Mapping
+from typing import Any
 
 from underway.api.objects import Object, name_of
 from underway.api.resources import (
@@ -27,6 +29,11 @@ from underway.server.writing import By, Writer
 SYSTEM = User("system:apiserver", (MASTERS,))
 SYSTEM_NAMESPACES = ("default", "kube-system", "kube-public", "kube-node-lease")
 ROOT_CA = "kube-root-ca.crt"
+_PRIORITIES = {
+    "system-cluster-critical": 2_000_000_000,
+    "system-node-critical": 2_000_001_000,
+}
+_RETIRED = ("system:node", "underway:node-agent")
 _ROOT_CA_NOTE = (
     "Contains a CA bundle that can be used to verify the kube-apiserver when using internal"
     " endpoints such as the internal service IP or kubernetes.default.svc. No other usage is"
@@ -41,7 +48,6 @@ class Bootstrap:
         first_ip: the cluster IP of the ``kubernetes`` Service.
         advertised: address and port at which pods reach this server.
         root_ca: the CA certificate in PEM, empty if there is none.
-        node: the name of this machine's node, empty if it has none.
         extension_authentication: tells extension API servers whom to believe; may be empty.
     """
 
@@ -55,7 +61,6 @@ class Bootstrap:
         advertised: tuple[str, int],
         root_ca: str,
         extension_authentication: Mapping[str, str],
-        node: str = "",
     ) -> None:
         self._store = store
         self._catalog = catalog
@@ -63,32 +68,44 @@ class Bootstrap:
         self._first_ip = first_ip
         self._advertised = advertised
         self._root_ca = root_ca
-        self._node = node
         self._extension_authentication = dict(extension_authentication)
 
     async def run(self) -> None:
         """Bring a new or an older cluster to what this version expects."""
-        for name in SYSTEM_NAMESPACES:
-            await self._ensure(NAMESPACES, {"metadata": {"name": name}})
-        for role in cluster_roles():
-            await self._ensure(CLUSTERROLES, role, keep=("rules", "aggregationRule"))
-        for binding in cluster_role_bindings(self._node):
-            await self._ensure(CLUSTERROLEBINDINGS, binding)
-        await self._retire_node_binding()
-        for name, value in (
-            ("system-cluster-critical", 2_000_000_000),
-            ("system-node-critical", 2_000_001_000),
-        ):
-            await self._ensure(PRIORITYCLASSES, {"metadata": {"name": name}, "value": value})
-        await self._kubernetes_service()
-        await self._extension_servers()
-        for row in self._store.rows("namespaces"):
-            await self.furnish(row.key.name)
+        # What goes together is one commit of the store.
+        await _all(
+            self._ensure(NAMESPACES, {"metadata": {"name": name}}) for name in SYSTEM_NAMESPACES
+        )
+        await _all(
+            [
+                *(
+                    # A controller fills in the rules of aggregated ones.
+                    self._ensure(
+                        CLUSTERROLES,
+                        role,
+                        keep=("aggregationRule",) if "aggregationRule" in role else ("rules",),
+                    )
+                    for role in cluster_roles()
+                ),
+                *(
+                    self._ensure(CLUSTERROLEBINDINGS, binding)
+                    for binding in cluster_role_bindings()
+                ),
+                *(self._retire(binding) for binding in _RETIRED),
+                *(
+                    self._ensure(PRIORITYCLASSES, {"metadata": {"name": name}, "value": value})
+                    for name, value in _PRIORITIES.items()
+                ),
+                self._kubernetes_service(),
+                self._extension_servers(),
+                *(self.furnish(row.key.name) for row in self._store.rows("namespaces")),
+            ]
+        )
 
-    async def _retire_node_binding(self) -> None:
-        """Take from nodes what older versions let all of them read."""
+    async def _retire(self, binding: str) -> None:
+        """Take from nodes what older versions let them read."""
         served = self._catalog.of(CLUSTERROLEBINDINGS)
-        key = Key(served.storage, "", "system:node")
+        key = Key(served.storage, "", binding)
         row = self._store.latest(key)
         if row is None or not row.decode().get("subjects"):
             return
@@ -185,3 +202,9 @@ class Bootstrap:
                 return found
 
             await self._writer.modify(served, key, restored, by)
+
+
+async def _all(works: Iterable[Coroutine[Any, Any, None]]) -> None:
+    async with asyncio.TaskGroup() as group:
+        for work in works:
+            group.create_task(work)

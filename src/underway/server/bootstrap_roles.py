@@ -151,9 +151,18 @@ def _binding(role: str, *groups: str) -> Object:
     }
 
 
-def _aggregated(to: str) -> Object:
-    selector = {"matchLabels": {f"{_API}/aggregate-to-{to}": "true"}}
-    return {"clusterRoleSelectors": [selector]}
+def _aggregated(name: str, into: str = "") -> Object:
+    """A role of users, whose rules are those of the roles labelled so."""
+    selector = {"matchLabels": {f"{_API}/aggregate-to-{name}": "true"}}
+    labels = {f"{_API}/aggregate-to-{into}": "true"} if into else {}
+    rule = {"clusterRoleSelectors": [selector]}
+    return _cluster_role(name, [], aggregationRule=rule, labels=labels)
+
+
+def _aggregate(to: str, rules: list[Object]) -> Object:
+    """What such a role has by itself."""
+    labels = {f"{_API}/aggregate-to-{to}": "true"}
+    return _cluster_role(f"system:aggregate-to-{to}", rules, labels=labels)
 
 
 def _reviews() -> list[Object]:
@@ -168,23 +177,12 @@ def cluster_roles() -> list[Object]:
     """The default ClusterRoles."""
     return [
         _cluster_role("cluster-admin", _EVERYTHING),
-        _cluster_role(
-            "admin",
-            [*_ADMIN_RULES, *_EDIT_RULES, *_VIEW_RULES],
-            aggregationRule=_aggregated("admin"),
-        ),
-        _cluster_role(
-            "edit",
-            [*_EDIT_RULES, *_VIEW_RULES],
-            aggregationRule=_aggregated("edit"),
-            labels={f"{_API}/aggregate-to-admin": "true"},
-        ),
-        _cluster_role(
-            "view",
-            list(_VIEW_RULES),
-            aggregationRule=_aggregated("view"),
-            labels={f"{_API}/aggregate-to-edit": "true"},
-        ),
+        _aggregate("admin", _ADMIN_RULES),
+        _aggregate("edit", _EDIT_RULES),
+        _aggregate("view", _VIEW_RULES),
+        _aggregated("admin"),
+        _aggregated("edit", into="admin"),
+        _aggregated("view", into="edit"),
         _cluster_role(
             "system:discovery", [_paths(f"/api /api/* /apis /apis/* /openapi /openapi/* {_INFO}")]
         ),

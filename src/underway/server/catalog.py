@@ -80,15 +80,20 @@ class Served:
         """Whether a write works on the version asked for, and converts to the stored one last."""
         return self.custom is not None and self.to_shown is not None
 
+    @property
+    def as_stored(self) -> bool:
+        """Whether objects are shown just as they are stored."""
+        return self.to_shown is None and not (self.custom is not None and self.custom.defaulted)
+
     def shown(self, data: bytes) -> bytes:
         """A stored object's JSON in this API's shape."""
-        defaulted = self.custom is not None and self.custom.defaulted
-        if self.to_shown is None and not defaulted:
+        if self.as_stored:
             return data
         obj = msgspec.json.decode(data)
         if self.to_shown is not None:
             obj = self.to_shown(obj)
-        if defaulted:  # stored before the schema had them, perhaps
+        if self.custom is not None and self.custom.defaulted:
+            # It was stored before the schema had them, perhaps.
             schemas.apply_schema_defaults(self.schema, obj)
         return msgspec.json.encode(obj)
 

@@ -5,9 +5,11 @@ Source: Kubernetes reference, "Using RBAC Authorization".
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Iterable, Iterator
 from typing import Protocol
 
+from underway.api import selectors
 from underway.api.objects import Object, labels_of, name_of, namespace_of
 from underway.base.errors import BadRequest, Forbidden
 from underway.server.identity import (
@@ -127,31 +129,37 @@ class Rbac:
             yield from (role or {}).get("rules") or ()
             return
         role = self._source.find("clusterroles", "", name)
-        if role is None:
-            return
+        if role is not None:
+            yield from self._aggregated(role, {name})
+
+    def _aggregated(self, role: Object, seen: set[str]) -> Iterator[Rule]:
+        """A ClusterRole's rules and those of the roles it selects, before they are written in."""
         yield from role.get("rules") or ()
-        selectors = (role.get("aggregationRule") or {}).get("clusterRoleSelectors")
-        if selectors:
-            for other in self._source.objects("clusterroles"):
-                if name_of(other) != name and any(_selects(s, other) for s in selectors):
-                    yield from other.get("rules") or ()
+        found = (role.get("aggregationRule") or {}).get("clusterRoleSelectors") or ()
+        chosen = [selectors.from_object(each) for each in found]
+        for other in self._source.objects("clusterroles") if chosen else ():
+            name = name_of(other)
+            if name not in seen and any(each.matches(labels_of(other)) for each in chosen):
+                seen.add(name)
+                yield from self._aggregated(other, seen)
 
-    def check_grant(self, user: User, rules: Iterable[Rule], namespace: str) -> None:
-        """Nobody grants more than they hold.
-
-        Raises:
-            Forbidden: a rule goes beyond what the user may do.
-        """
+    def lacks(self, user: User, rules: Iterable[Rule], namespace: str) -> str:
+        """Why the user may not grant these rules, in upstream's words; empty if it may."""
         if MASTERS in user.groups:
-            return
+            return ""
         held = list(self.rules(user, namespace))
-        for rule in rules:
-            for needed in _single_rules(rule):
-                if not any(_covers(each, needed) for each in held):
-                    raise Forbidden(
-                        f'user "{user.name}" (groups={sorted(user.groups)}) is attempting to grant'
-                        f" RBAC permissions not currently held: {needed}"
-                    )
+        missing = [
+            _compact(needed)
+            for rule in rules
+            for needed in _single_rules(rule)
+            if not any(_covers(each, needed) for each in held)
+        ]
+        if not missing:
+            return ""
+        return (
+            f"user {_quoted(user.name)} (groups={_quoted(user.groups)}) is attempting to grant"
+            " RBAC permissions not currently held:\n" + "\n".join(missing)
+        )
 
     @staticmethod
     def _binds(binding: Object, user: User) -> bool:
@@ -159,11 +167,6 @@ class Rbac:
         return any(
             subject_matches(subject, user, namespace) for subject in binding.get("subjects") or ()
         )
-
-
-def _selects(selector: Object, role: Object) -> bool:
-    labels = labels_of(role)
-    return all(labels.get(k) == v for k, v in (selector.get("matchLabels") or {}).items())
 
 
 def _single_rules(rule: Rule) -> Iterator[Rule]:
@@ -179,6 +182,19 @@ def _single_rules(rule: Rule) -> Iterator[Rule]:
                     yield single
                 for name in names or ():
                     yield {**single, "resourceNames": [name]}
+
+
+def _compact(rule: Rule) -> str:
+    fields = ("apiGroups", "resources", "nonResourceURLs", "resourceNames", "verbs")
+    parts = [f"{f[0].upper()}{f[1:]}:{_quoted(rule[f])}" for f in fields if rule.get(f)]
+    return f"{{{', '.join(parts)}}}".replace("ApiGroups", "APIGroups")
+
+
+def _quoted(value: str | Iterable[str]) -> str:
+    """As Go's ``%q`` has it."""
+    if isinstance(value, str):
+        return json.dumps(value, ensure_ascii=False)
+    return f"[{' '.join(map(_quoted, value))}]"
 
 
 def _covers(held: Rule, needed: Rule) -> bool:

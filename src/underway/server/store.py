@@ -14,6 +14,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import fcntl
+import itertools
 import logging
 import os
 import queue
@@ -168,16 +169,14 @@ class _Table:
         if namespace is None:
             if self._namespaces is None:
                 self._namespaces = sorted(self._rows)
-            for each in self._namespaces:
-                yield from self.rows(each)
-            return
+            return itertools.chain.from_iterable(map(self.rows, self._namespaces))
         rows = self._rows.get(namespace)
-        if rows:
-            order = self._order.get(namespace)
-            if order is None:
-                order = self._order[namespace] = sorted(rows)
-            for name in order:
-                yield rows[name]
+        if not rows:
+            return iter(())
+        order = self._order.get(namespace)
+        if order is None:
+            order = self._order[namespace] = sorted(rows)
+        return map(rows.__getitem__, order)
 
 
 class Store:

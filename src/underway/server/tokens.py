@@ -65,7 +65,8 @@ class TokenKey:
             path.parent.mkdir(parents=True, exist_ok=True)
             write_atomic(path, pem, mode=0o600)
         try:
-            key = serialization.load_pem_private_key(pem, None)
+            # Checking an RSA key takes longer than all else at start; this one is our own.
+            key = serialization.load_pem_private_key(pem, None, unsafe_skip_rsa_key_validation=True)
         except (ValueError, TypeError) as error:
             raise InternalError(f"{path} is no private key: {error}") from error
         p256 = isinstance(key, ec.EllipticCurvePrivateKey) and isinstance(key.curve, ec.SECP256R1)

@@ -50,7 +50,8 @@ class ObjectView:
     def many(self, rows: Sequence[bytes], metadata: Object) -> bytes:
         """A list's JSON."""
         resource = self.served.resource
-        return _list(resource.list_kind, resource.api_version, metadata, each(self.one, rows))
+        shown = rows if self.served.as_stored else each(self.one, rows)
+        return _list(resource.list_kind, resource.api_version, metadata, shown)
 
     def bookmark(self, metadata: Object) -> bytes:
         """An object of the kind that carries nothing but a version."""
@@ -161,9 +162,15 @@ AnyView = ObjectView | PartialView | TableView
 
 
 def _list(kind: str, api_version: str, metadata: Object, rows: Iterable[bytes]) -> bytes:
-    return b'{"kind":"%s","apiVersion":"%s","metadata":%s,"items":[%s]}' % (
+    head = b'{"kind":"%s","apiVersion":"%s","metadata":%s,"items":[' % (
         kind.encode(),
         api_version.encode(),
         msgspec.json.encode(metadata),
-        b",".join(rows),
     )
+    items = list(rows)
+    if not items:
+        return head + b"]}"
+    # One copy of what may be tens of megabytes.
+    items[0] = head + items[0]
+    items[-1] += b"]}"
+    return b",".join(items)

@@ -9,10 +9,8 @@ from __future__ import annotations
 import ssl
 from collections.abc import Mapping
 from types import TracebackType
-from typing import Self
+from typing import TYPE_CHECKING, Self
 from urllib.parse import parse_qs
-
-import httpx
 
 from underway.base.errors import (
     BadRequest,
@@ -23,6 +21,9 @@ from underway.base.errors import (
 )
 from underway.wire.http import Request, Response
 
+if TYPE_CHECKING:  # 0.2 s and 8 MB, which an API server that calls nobody does without
+    import httpx
+
 _CONNECT_TIMEOUT_S = 10.0
 _READ_TIMEOUT_S = 120.0
 _POOL_TIMEOUT_S = 30.0
@@ -30,9 +31,6 @@ _CONNECTIONS = 512  # each watch holds one
 _IDLE_CONNECTIONS = 16
 _IDLE_S = 60.0  # less than the front's idle timeout, so that we never use a closing connection
 _STREAM_BYTES = 1024 * 1024
-_TIMEOUT = httpx.Timeout(_READ_TIMEOUT_S, connect=_CONNECT_TIMEOUT_S, pool=_POOL_TIMEOUT_S)
-# A watch or a followed log may be silent for hours.
-_SILENCE_ALLOWED = httpx.Timeout(None, connect=_CONNECT_TIMEOUT_S, pool=_POOL_TIMEOUT_S)
 _WHOLE_LIMIT = 256 * 1024 * 1024  # bytes; a list of 30,000 pods is about a third of that
 _HOP_BY_HOP = frozenset(
     {"connection", "keep-alive", "transfer-encoding", "te", "trailer", "upgrade", "host"}
@@ -62,6 +60,8 @@ class HttpTransport:
         headers: Mapping[str, str] | None = None,
         server_name: str = "",
     ) -> None:
+        import httpx
+
         own = dict(headers or {})
         if token:
             own["authorization"] = f"Bearer {token}"
@@ -71,9 +71,7 @@ class HttpTransport:
             base_url=self._base_url,
             headers=own,
             verify=tls if tls is not None else False,
-            timeout=httpx.Timeout(
-                _READ_TIMEOUT_S, connect=_CONNECT_TIMEOUT_S, pool=_POOL_TIMEOUT_S
-            ),
+            timeout=_timeout(_READ_TIMEOUT_S),
             limits=httpx.Limits(
                 max_connections=_CONNECTIONS,
                 max_keepalive_connections=_IDLE_CONNECTIONS,
@@ -85,6 +83,8 @@ class HttpTransport:
 
     async def __call__(self, request: Request) -> Response:
         """Send ``request``; the response's body is bytes, or a stream where it has no end yet."""
+        import httpx
+
         endless = _endless(request)
         try:
             outgoing = self._client.build_request(
@@ -92,7 +92,8 @@ class HttpTransport:
                 request.path + (f"?{request.query}" if request.query else ""),
                 headers={k: v for k, v in request.headers.items() if k not in _HOP_BY_HOP},
                 content=request.body or None,
-                timeout=_SILENCE_ALLOWED if endless else _TIMEOUT,
+                # A watch or a followed log may be silent for hours.
+                timeout=_timeout(None if endless else _READ_TIMEOUT_S),
                 extensions=self._extensions,
             )
             answer = await self._client.send(outgoing, stream=True)
@@ -137,6 +138,8 @@ class _Body:
         return self
 
     async def __anext__(self) -> bytes:
+        import httpx
+
         try:
             return await anext(self._chunks)
         except (httpx.HTTPError, OSError) as error:
@@ -160,6 +163,12 @@ class _Body:
         return b"".join(chunks)
 
 
+def _timeout(read_s: float | None) -> httpx.Timeout:
+    import httpx
+
+    return httpx.Timeout(read_s, connect=_CONNECT_TIMEOUT_S, pool=_POOL_TIMEOUT_S)
+
+
 def _endless(request: Request) -> bool:
     """Whether the request asks for an answer that goes on: a watch, or a log that is followed."""
     params = parse_qs(request.query, keep_blank_values=True)
@@ -176,6 +185,8 @@ def _long(headers: Mapping[str, str]) -> bool:
 
 
 def _mapped(error: Exception, what: str) -> UnderwayError:
+    import httpx
+
     cause = str(error) or type(error).__name__
     match error:
         case httpx.PoolTimeout():

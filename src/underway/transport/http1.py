@@ -39,6 +39,9 @@ log = logging.getLogger(__name__)
 
 _REASONS = {status.value: status.phrase for status in HTTPStatus}
 _JOIN_BYTES = 64 * 1024  # a body up to this goes out in one write with its head
+# A longer one goes out in parts: TLS makes two copies of what it is given, and the client decrypts
+# one part while the next is encrypted.
+_PART_BYTES = 256 * 1024
 _LINGER_S = 1.0
 _BODILESS = frozenset({204, 304})
 _FRAMING = frozenset({"content-length", "transfer-encoding", "date"})
@@ -519,7 +522,9 @@ class Connection(asyncio.Protocol):
             await self._write(head + body)
         else:
             self._transport.write(head)
-            await self._write(body)
+            whole = memoryview(body)
+            for start in range(0, len(body), _PART_BYTES):
+                await self._write(whole[start : start + _PART_BYTES])
 
     async def _send_stream(self, response: Response, *, close: bool, version_1_0: bool) -> None:
         assert not isinstance(response.body, bytes)
@@ -555,7 +560,7 @@ class Connection(asyncio.Protocol):
             log.exception("an upgraded connection failed")
             self._transport.abort()
 
-    async def _write(self, data: bytes) -> None:
+    async def _write(self, data: bytes | memoryview) -> None:
         if self._gone or self._transport.is_closing():
             raise ConnectionResetError("the client has gone")
         self._transport.write(data)

@@ -315,7 +315,9 @@ def _decoded(response: httpx.Response, member: str) -> Any:
     try:
         return msgspec.json.decode(response.content, type=dict[str, Any]).get(member)
     except msgspec.MsgspecError as error:
-        raise BadRequest(f"registry: {response.url.path}: the answer is no JSON: {error}") from error
+        raise BadRequest(
+            f"registry: {response.url.path}: the answer is no JSON: {error}"
+        ) from error
 
 
 def _next_page(response: httpx.Response) -> str:

@@ -6,14 +6,14 @@ Source: BuildKit ``frontend/dockerfile/docs/reference.md``.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
 from typing import TypeAlias
+
+import msgspec
 
 from underway.base.errors import BadRequest
 
 
-@dataclass(frozen=True, slots=True)
-class Heredoc:
+class Heredoc(msgspec.Struct, frozen=True):
     """A here-document: ``expand`` says whether its variables are replaced."""
 
     name: str
@@ -21,16 +21,14 @@ class Heredoc:
     expand: bool
 
 
-@dataclass(frozen=True, slots=True)
-class Command:
+class Command(msgspec.Struct, frozen=True):
     """A program to run: in shell form one text for the shell, else the argument vector."""
 
     argv: tuple[str, ...]
     shell: bool
 
 
-@dataclass(frozen=True, slots=True)
-class Origin:
+class Origin(msgspec.Struct, frozen=True):
     """Where an instruction stands and how it was written, continuations joined."""
 
     line: int
@@ -38,8 +36,7 @@ class Origin:
     heredocs: tuple[Heredoc, ...] = ()
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Instruction:
+class Instruction(msgspec.Struct, frozen=True, kw_only=True):
     """What every instruction has."""
 
     at: Origin
@@ -55,8 +52,7 @@ class Instruction:
         return self.at.source.split(None, 1)[0].upper()
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class From(Instruction):
+class From(Instruction, frozen=True, kw_only=True):
     """``FROM [--platform=P] IMAGE [AS NAME]``; IMAGE may name an earlier stage."""
 
     image: str
@@ -64,29 +60,25 @@ class From(Instruction):
     platform: str = ""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Arg(Instruction):
+class Arg(Instruction, frozen=True, kw_only=True):
     """``ARG NAME[=DEFAULT] ...``."""
 
     pairs: tuple[tuple[str, str | None], ...]
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Env(Instruction):
+class Env(Instruction, frozen=True, kw_only=True):
     """``ENV NAME=VALUE ...``."""
 
     pairs: tuple[tuple[str, str], ...]
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Label(Instruction):
+class Label(Instruction, frozen=True, kw_only=True):
     """``LABEL NAME=VALUE ...``."""
 
     pairs: tuple[tuple[str, str], ...]
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Run(Instruction):
+class Run(Instruction, frozen=True, kw_only=True):
     """``RUN``; each mount is its options by name (``type``, ``target`` ...)."""
 
     command: Command
@@ -95,8 +87,7 @@ class Run(Instruction):
     security: str = ""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Copy(Instruction):
+class Copy(Instruction, frozen=True, kw_only=True):
     """``COPY`` and, with ``add``, ``ADD``."""
 
     sources: tuple[str, ...]
@@ -112,57 +103,49 @@ class Copy(Instruction):
     keep_git: bool = False
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Workdir(Instruction):
+class Workdir(Instruction, frozen=True, kw_only=True):
     """``WORKDIR``."""
 
     path: str
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class User(Instruction):
+class User(Instruction, frozen=True, kw_only=True):
     """``USER``."""
 
     user: str
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Expose(Instruction):
+class Expose(Instruction, frozen=True, kw_only=True):
     """``EXPOSE``: words that expand to ``PORT[-PORT][/PROTOCOL]``."""
 
     ports: tuple[str, ...]
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Entrypoint(Instruction):
+class Entrypoint(Instruction, frozen=True, kw_only=True):
     """``ENTRYPOINT``."""
 
     command: Command
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Cmd(Instruction):
+class Cmd(Instruction, frozen=True, kw_only=True):
     """``CMD``."""
 
     command: Command
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Shell(Instruction):
+class Shell(Instruction, frozen=True, kw_only=True):
     """``SHELL``."""
 
     argv: tuple[str, ...]
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Volume(Instruction):
+class Volume(Instruction, frozen=True, kw_only=True):
     """``VOLUME``."""
 
     paths: tuple[str, ...]
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Healthcheck(Instruction):
+class Healthcheck(Instruction, frozen=True, kw_only=True):
     """``HEALTHCHECK``; no command is ``NONE``. Durations are nanoseconds, absent ones 0."""
 
     command: Command | None
@@ -173,22 +156,19 @@ class Healthcheck(Instruction):
     retries: int = 0
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Stopsignal(Instruction):
+class Stopsignal(Instruction, frozen=True, kw_only=True):
     """``STOPSIGNAL``."""
 
     signal: str
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Onbuild(Instruction):
+class Onbuild(Instruction, frozen=True, kw_only=True):
     """``ONBUILD``: an instruction as text, for builds that start from the image."""
 
     trigger: str
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Maintainer(Instruction):
+class Maintainer(Instruction, frozen=True, kw_only=True):
     """``MAINTAINER``."""
 
     name: str
@@ -214,8 +194,7 @@ Step: TypeAlias = (
 )
 
 
-@dataclass(frozen=True, slots=True)
-class Stage:
+class Stage(msgspec.Struct, frozen=True):
     """One ``FROM`` and what follows it. ``name`` is empty where it has none."""
 
     index: int
@@ -228,15 +207,14 @@ class Stage:
         return self.base.alias
 
 
-@dataclass(frozen=True, slots=True)
-class Dockerfile:
+class Dockerfile(msgspec.Struct, frozen=True):
     """A whole file. ``args`` are the ``ARG`` before the first ``FROM``."""
 
     file: str
     args: tuple[Arg, ...]
     stages: tuple[Stage, ...]
     escape: str = "\\"
-    directives: Mapping[str, str] = field(default_factory=dict)
+    directives: Mapping[str, str] = msgspec.field(default_factory=dict)
 
     def error(self, line: int, message: str, hint: str = "") -> BadRequest:
         """An error at a line of this file."""

@@ -17,6 +17,11 @@ _SECRET = re.compile(
     r"(?:^|_)(?:apikey|auth|credentials?|key|passw(?:or)?d|pwd|secret|token)(?:_|$)", re.I
 )
 _PUBLIC = re.compile(r"(?:^|_)(?:public|file|path|url|id|name)(?:_|$)", re.I)
+PLATFORM_ARGS = tuple(
+    f"{side}{part}"
+    for side in ("TARGET", "BUILD")
+    for part in ("PLATFORM", "OS", "ARCH", "VARIANT")
+)
 _RESERVED = ("scratch", "context")
 _ONCE = (ins.Cmd, ins.Entrypoint, ins.Healthcheck)
 
@@ -36,7 +41,7 @@ def lint(dockerfile: ins.Dockerfile) -> list[Finding]:
     Raises:
         BadRequest: the file's ``check`` directive makes findings errors, and there is one.
     """
-    found = [*_casing(dockerfile)]
+    found = [*_casing(dockerfile), *_global_args(dockerfile)]
     for stage in dockerfile.stages:
         found += _from(stage.base)
         for step in stage.steps:
@@ -99,6 +104,29 @@ def _casing(dockerfile: ins.Dockerfile) -> Iterator[Finding]:
             yield Finding("ConsistentInstructionCasing", line, message)
 
 
+def _global_args(dockerfile: ins.Dockerfile) -> Iterator[Finding]:
+    """Variables of FROM: those nobody declares, and those without which there is no image."""
+    defaults = {name: value or "" for each in dockerfile.args for name, value in each.pairs}
+    known = {**dict.fromkeys(PLATFORM_ARGS, "x"), **defaults}
+    for stage in dockerfile.stages:
+        base, used = stage.base, dict[str, None]()
+        for word in (base.image, base.platform):
+            _expand(word, dockerfile.escape, used.setdefault)
+        missing = [name for name in used if name not in known]
+        for name in missing:
+            message = f"${name} is not declared by an ARG before the first FROM"
+            yield Finding("UndefinedArgInFrom", base.line, message)
+        if "$" not in base.image or missing:
+            continue
+        try:
+            image = expand(base.image, known, dockerfile.escape)
+        except (ValueError, BadRequest):
+            continue
+        if not image or not image[0].isalnum() or image[-1] in ":@/":
+            message = f"without --build-arg, {base.image} comes to {image or 'nothing'}"
+            yield Finding("InvalidDefaultArgInFrom", base.line, message)
+
+
 def _from(base: ins.From) -> Iterator[Finding]:
     words = base.at.source.split()
     if base.alias:
@@ -110,6 +138,11 @@ def _from(base: ins.From) -> Iterator[Finding]:
             yield Finding("StageNameCasing", base.line, message)
         if base.alias in _RESERVED:
             yield Finding("ReservedStageName", base.line, f"{base.alias} has a meaning of its own")
+    if base.platform and "$" not in base.platform:
+        arch = base.platform.removeprefix("linux/").split("/")[0]
+        if arch not in base.alias:
+            message = f"--platform={base.platform} ties this stage to one platform"
+            yield Finding("FromPlatformFlagConstDisallowed", base.line, message)
     if base.platform in ("$TARGETPLATFORM", "${TARGETPLATFORM}"):
         message = f"--platform={base.platform} is the default"
         yield Finding("RedundantTargetPlatform", base.line, message)

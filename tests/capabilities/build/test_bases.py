@@ -7,14 +7,26 @@ import re
 from pathlib import Path
 
 import pytest
+from click.testing import CliRunner
 
 from underway.base.errors import BadRequest
 from underway.base.home import Home
-from underway.capabilities.build.backend.bases import PACKAGES, STAND_IN, base_images, recipes
-from underway.capabilities.build.backend.bootstrap import _archives
+from underway.capabilities.build.backend.bases import (
+    PACKAGES,
+    SBOM_MEDIA_TYPE,
+    STAND_IN,
+    base_images,
+    chain_of,
+    shipped,
+)
+from underway.capabilities.build.backend.debian.archives import archives
 from underway.capabilities.build.backend.machine import ca_bundle
 from underway.capabilities.build.backend.origins import upstreams
+from underway.capabilities.build.cli_base import base
+from underway.transport.registry import RegistryClient
 from underway.wire.dockerfile import parse
+
+from .test_push import with_registry
 
 root_only = [
     pytest.mark.privileged,
@@ -85,14 +97,13 @@ def test_what_debian_cannot_stand_in_for_is_not_offered(name):
     assert not offered(name)
 
 
-def test_every_recipe_is_well_formed():
-    for recipe in recipes().values():
-        assert recipe.offered
-        for variant in recipe.images:
+def test_every_shipped_declaration_is_well_formed():
+    for name, document in shipped().items():
+        for variant in document.variants:
             re.compile(variant.tags)
-            assert bool(recipe.dockerfile) != bool(variant.bootstrap)
-        if recipe.dockerfile:
-            parse(recipe.dockerfile)
+            for each in chain_of(f"{name}#{variant.name}"):
+                parse(f"FROM scratch\n{each.spec.steps}")
+                assert each.spec.packages or each.spec.steps
 
 
 def test_archives_are_read_from_both_formats():
@@ -100,13 +111,13 @@ def test_archives_are_read_from_both_formats():
         "deb [signed-by=/k] http://m/debian bookworm main contrib\n"
         "deb-src http://m/debian bookworm main\ndeb http://other/x stable main\n"
     )
-    assert _archives(text, "bookworm") == {"bookworm": "http://m/debian"}
+    assert archives(text, "bookworm") == {"bookworm": "http://m/debian"}
     text = (
         "Types: deb\n# comment\nURIs: http://a/debian\nSuites: bookworm bookworm-updates\n"
         "Components: main\n\nTypes: deb\nURIs: http://a/sec\nSuites: bookworm-security\n"
         "Components: main\n\nEnabled: no\nURIs: http://b\nSuites: bookworm\nComponents: main\n"
     )
-    assert _archives(text, "bookworm") == {
+    assert archives(text, "bookworm") == {
         "bookworm": "http://a/debian",
         "bookworm-security": "http://a/sec",
     }
@@ -121,6 +132,33 @@ def test_upstream_registries_are_checked(tmp_path):
         file.write_text(bad)
         with pytest.raises(BadRequest, match=r"registries\.json"):
             upstreams(file)
+
+
+@pytest.mark.privileged
+@pytest.mark.skipif(os.geteuid() != 0, reason="containers and mounts need root")
+def test_a_base_is_pushed_with_its_bill_of_materials_as_a_referrer(yard, tmp_path, monkeypatch):
+    monkeypatch.setenv("UNDERWAY_HOME", str(yard.home.root))
+    file = tmp_path / "app.yaml"
+    file.write_text(
+        "apiVersion: base.underway.dev/v1alpha1\nkind: BaseImage\nmetadata: {name: app}\n"
+        "base: busybox\nspec: {paths: [{path: /hello, content: hi}], cmd: [cat, /hello]}\n"
+    )
+
+    def work(host, settings):
+        name = f"{host}/demo/base:1"
+        done = CliRunner().invoke(base, ["push", str(file), name], catch_exceptions=False)
+        digest = done.stdout.strip().splitlines()[-1]
+        with RegistryClient.of_platform(yard.home, settings) as client:
+            assert client.manifest("demo/base", "1").digest == digest
+            attached = client.referrers("demo/base", digest)
+            assert [each["artifactType"] for each in attached] == [SBOM_MEDIA_TYPE]
+            manifest = client.manifest("demo/base", attached[0]["digest"]).decode()
+            sbom = json.loads(b"".join(client.blob("demo/base", manifest["layers"][0]["digest"])))
+        assert "busybox-static" in {each["name"] for each in sbom["components"]}
+        yard.build(f"FROM {name}\nRUN cat /hello > /seen\n")
+        assert yard.read("/seen") == "hi"
+
+    with_registry(yard, work)
 
 
 class TestAssembled:

@@ -78,7 +78,16 @@ def test_a_tar_goes_to_standard_output(yard):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["--platform", "linux/s390x"], "not linux/s390x"),
+        (["--platform", "windows/amd64"], "not linux/ARCHITECTURE"),
+        (["--cache-to", "type=s3,bucket=x"], "registry, local and inline"),
+        (["--cache-from", "type=registry"], "needs ref="),
+        (["--allow", "everything"], "security.insecure"),
+        (["--ssh", "default=/no/such"], "no agent's socket"),
+        (["--attest", "type=poem"], "sbom, provenance"),
+        (["--step-timeout", "soon"], "no duration"),
+        (["-o", "type=oci,dest=x,compression=lzma"], "gzip or zstd"),
+        (["--annotation", "x"], "NAME=VALUE"),
+        (["--load", "--push"], "choose one"),
         (["-o", "type=zip,dest=x"], "the types are"),
         (["-o", "type=oci"], "needs dest"),
         (["-o", "type=registry"], "without a tag"),

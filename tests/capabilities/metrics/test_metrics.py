@@ -5,10 +5,11 @@ from datetime import UTC, datetime, timedelta
 
 import msgspec
 import pytest
-from tests.cluster import api_server
+from tests.cluster import Cluster, api_server
 
 from underway.api.resources import NODES, PODS
 from underway.base.clock import SystemClock
+from underway.base.home import Home
 from underway.capabilities.metrics import controller, routes
 from underway.capabilities.metrics.backend import FRESH_S, Sampler
 from underway.capabilities.metrics.rules import usage
@@ -21,7 +22,7 @@ from underway.capabilities.node.rules.statistics import (
     exposition,
 )
 from underway.client import Client
-from underway.reconcile.testenv import Environment, running
+from underway.reconcile.testenv import running
 from underway.testing.clock import MovableClock
 from underway.wire.http import Request, Response
 
@@ -102,9 +103,9 @@ def test_a_node_that_does_not_answer_has_no_metrics():
 def test_simulated_pods_use_what_they_say_and_the_api_lists_selects_and_refuses(tmp_path):
     async def main():
         async with api_server(tmp_path) as server:
-            env = Environment(server.as_user("admin", ["system:masters"]))
-            api = routes.app(env.manager)
-            controller.add(env.manager, None)
+            env = Cluster(server, Home(tmp_path))
+            api = routes.app(await env.acting(routes.app))
+            await env.add(controller.add)
 
             async def ask(path: str, query: str = "") -> dict:
                 base = "/apis/metrics.k8s.io/v1beta1"

@@ -54,7 +54,7 @@ def run(tmp_path, main):
             )
             for crd in yaml.safe_load_all(text):
                 await install_crd(env.client, crd)
-            controller.setup(env.manager, Home(tmp_path))
+            await env.add(controller.setup)
             async with asyncio.timeout(40):
                 await main(env.client, Shared(Home(tmp_path)))
 

@@ -9,7 +9,7 @@ import shutil
 import socket
 
 import pytest
-from tests.cluster import make_home
+from tests.cluster import Cluster, make_home
 
 from underway.api.resources import ENDPOINTSLICES, SERVICES
 from underway.base.home import Settings
@@ -19,7 +19,7 @@ from underway.capabilities.services.model import SERVICE_NAME_LABEL
 from underway.capabilities.services.rules import own
 from underway.linux import network, nft
 from underway.linux.network import PodNetwork
-from underway.reconcile.testenv import Environment, running
+from underway.reconcile.testenv import running
 from underway.server.app import ApiServer
 from underway.wire import dns
 from underway.wire.dns import Message, Question, Type, name_from_text
@@ -37,11 +37,11 @@ async def cluster(root, settings, *factories):
     server = ApiServer(home, settings=settings)
     await server.start()
     try:
-        environment = Environment(server.as_user("admin", ["system:masters"]))
-        for factory in factories:
-            factory(environment.manager, home)
+        environment = Cluster(server, home)
+        await environment.add(*factories)
         async with running(environment):
             yield environment
+        assert not environment.watched.refused
     finally:
         await server.stop()
 

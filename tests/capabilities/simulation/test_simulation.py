@@ -40,7 +40,7 @@ def run(tmp_path, main, *factories, stages=(), clock=None):
             for each in stages:
                 for obj in yaml.safe_load_all(each) if isinstance(each, str) else [each]:
                     await env.client.create(STAGES, obj)
-            simulation.add(env.manager, None)
+            await env.add(simulation.add)
             async with asyncio.timeout(30):
                 await main(env)
 

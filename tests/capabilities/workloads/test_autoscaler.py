@@ -5,7 +5,7 @@ from datetime import timedelta
 from typing import Any
 
 from tests.capabilities.workloads.kubelet import kubelet
-from tests.cluster import api_server, make_home
+from tests.cluster import Cluster, api_server, make_home
 
 from underway.api.objects import Object, controller_of, find_condition
 from underway.api.resources import (
@@ -16,7 +16,7 @@ from underway.api.resources import (
     PODS,
     REPLICATIONCONTROLLERS,
 )
-from underway.base.clock import SystemClock, rfc3339
+from underway.base.clock import rfc3339
 from underway.capabilities.workloads.controller import autoscaler, cleanup, deployment, replicaset
 from underway.reconcile.testenv import Environment, running
 from underway.wire.http import Request, Response, json_response
@@ -122,20 +122,32 @@ class World:
         return None
 
 
+class Measured:
+    """An API server with metrics beside it."""
+
+    def __init__(self, server):
+        self.server = server
+        self.world = None
+
+    def as_user(self, name, groups=()):
+        handler = self.server.as_user(name, groups)
+
+        async def handle(request: Request) -> Response:
+            return await self.world.metrics(request) or await handler(request)
+
+        return handle
+
+
 def in_world(tmp_path, test, *factories):
     async def main():
         async with api_server(tmp_path) as server:
-            admin = server.as_user("admin", ["system:masters"])
-
-            async def handle(request: Request) -> Response:
-                return await world.metrics(request) or await admin(request)
-
-            env = Environment(handle, SystemClock())
-            world = World(env)
-            for factory in (*SETS, *factories):
-                factory(env.manager, make_home(tmp_path))
+            measured = Measured(server)
+            env = Cluster(measured, make_home(tmp_path))
+            world = measured.world = World(env)
+            await env.add(*SETS, *factories)
             async with running(env):
                 await test(world)
+            assert not env.watched.refused
 
     asyncio.run(main())
 

@@ -186,10 +186,8 @@ def _pushes(flags: dict[str, Any], chosen: list[Any]) -> bool:
 def _extras(flags: dict[str, Any], chosen: list[Any], builder: Builder) -> Extras:
     from underway.capabilities.build import cli_options as options
     from underway.capabilities.build.backend.builder import Extras
-    from underway.capabilities.build.backend.caches import CacheSource, CacheSpec
 
-    sources = [CacheSpec.parse(text, "--cache-from") for text in flags["cache_from"]]
-    targets = [CacheSpec.parse(text, "--cache-to") for text in flags["cache_to"]]
+    lenders, inline = _lenders(flags, builder)
     allowed = frozenset(flags["entitlements"])
     if allowed - set(options.ENTITLEMENTS):
         known = ", ".join(options.ENTITLEMENTS)
@@ -205,10 +203,22 @@ def _extras(flags: dict[str, Any], chosen: list[Any], builder: Builder) -> Extra
         annotations=manifest_annotations,
         entitlements=allowed,
         step_timeout_s=options.duration_s(flags["step_timeout"] or "0", "--step-timeout"),
-        lenders=[CacheSource(spec, builder.registry_of) for spec in sources],
-        inline_cache=any(spec.kind == "inline" for spec in targets),
+        lenders=lenders,
+        inline_cache=inline,
         **more,
     )
+
+
+def _lenders(flags: dict[str, Any], builder: Builder) -> tuple[list[Any], bool]:
+    """Caches to take steps from, and whether the image is to keep its own."""
+    if not flags["cache_from"] and not flags["cache_to"]:
+        return [], False
+    from underway.capabilities.build.backend.caches import CacheSource, CacheSpec
+
+    sources = [CacheSpec.parse(text, "--cache-from") for text in flags["cache_from"]]
+    targets = [CacheSpec.parse(text, "--cache-to") for text in flags["cache_to"]]
+    inline = any(spec.kind == "inline" for spec in targets)
+    return [CacheSource(spec, builder.registry_of) for spec in sources], inline
 
 
 def _one(
@@ -244,6 +254,8 @@ def _one(
 def _export(
     flags: dict[str, Any], made: list[Made], builder: Builder, tell: Callable[[str], None]
 ) -> None:
+    if not flags["cache_to"]:
+        return
     from underway.base.errors import UnderwayError
     from underway.capabilities.build.backend.caches import CacheSpec, export
 

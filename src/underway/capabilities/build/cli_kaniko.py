@@ -32,7 +32,8 @@ _SWITCHES = {
     "in-place": "Build in this container's own root directory, without any privilege.",
     "log-timestamp": "Accepted.",
     "no-push": "Push nothing.",
-    "no-push-cache": "Accepted: the cache is this machine's.",
+    "no-push-cache": "Take steps from --cache-repo, and keep none there.",
+    "preserve-context": "Accepted: a build never touches its context.",
     "push-ignore-immutable-tag-errors": "A tag that may not change is no failure.",
     "reproducible": "Accepted: every build is.",
     "single-snapshot": "Accepted: files are the same; each step keeps its layer.",
@@ -42,13 +43,13 @@ _SWITCHES = {
     "skip-tls-verify-pull": "Take any certificate when pulling base images.",
     "skip-unused-stages": "Accepted: stages that are not needed are never built.",
     "use-new-run": "Accepted.",
-    "cache-copy-layers": "Accepted: the cache holds them.",
-    "cache-run-layers": "Accepted: the cache holds them.",
+    "cache-copy-layers": "Accepted: they are cached like all others.",
+    "cache-run-layers": "Accepted: they are cached like all others.",
     "compressed-caching": "Accepted.",
 }
 _IGNORED_VALUES = (
     "cache-dir", "credential-helpers", "image-download-retry",
-    "image-fs-extract-retry", "log-format", "push-retry",
+    "image-fs-extract-retry", "kaniko-dir", "log-format", "push-retry",
 )  # fmt: skip
 
 
@@ -68,6 +69,9 @@ class _Executor(click.Command):
         except click.UsageError as error:
             error.exit_code = 1
             raise
+
+    def invoke(self, ctx: click.Context) -> Any:
+        return super().invoke(ctx) if ctx.command is self else ctx.command.invoke(ctx)
 
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
         # Go's flags take -d=NAME for -d NAME.
@@ -121,6 +125,8 @@ class _Wanted:
 @click.option("-d", "--destination", "destinations", multiple=True, help="Push under this name.")
 @click.option("--build-arg", "build_args", multiple=True, metavar="NAME=VALUE")
 @click.option("--label", "labels", multiple=True, metavar="NAME=VALUE")
+@click.option("--annotation", "annotations", multiple=True, metavar="NAME=VALUE")
+@click.option("--secret", "secrets", multiple=True, metavar="id=NAME[,src=FILE|,env=NAME]")
 @click.option("--target", default="", help="Build this stage instead of the last.")
 @click.option("--tar-path", "--tarPath", "tar_path", default="", help="Write a docker archive.")
 @click.option("--oci-layout-path", default="", help="Write an OCI image layout.")
@@ -133,10 +139,20 @@ class _Wanted:
 @click.option(
     "--registry-client-cert", "client_certificates", multiple=True, metavar="HOST=CERT,KEY"
 )
-@click.option("--registry-mirror", "mirrors", multiple=True, metavar="HOST[/PATH]",
-              help="Ask this registry for images of docker.io.")
-@click.option("--registry-map", "registry_maps", multiple=True, metavar="HOST=MIRROR[/PATH];...",
-              help="Ask these registries for images of HOST.")
+@click.option(
+    "--registry-mirror",
+    "mirrors",
+    multiple=True,
+    metavar="HOST[/PATH]",
+    help="Ask this registry for images of docker.io.",
+)
+@click.option(
+    "--registry-map",
+    "registry_maps",
+    multiple=True,
+    metavar="HOST=MIRROR[/PATH];...",
+    help="Ask these registries for images of HOST.",
+)
 @click.option("--git", "git", default="", metavar="branch=NAME,recurse-submodules=BOOL")
 @click.option("--insecure-registry", "insecure_registries", multiple=True, metavar="HOST")
 @click.option("--skip-tls-verify-registry", "unverified", multiple=True, metavar="HOST")
@@ -177,7 +193,7 @@ def _execute(wanted: _Wanted) -> None:
     from underway.capabilities.build.backend import userns
     from underway.capabilities.build.backend.builder import Builder, Extras
     from underway.capabilities.build.backend.caches import LayerRepository
-    from underway.capabilities.build.cli_options import duration_s, packing_of, pairs
+    from underway.capabilities.build.cli_options import duration_s, packing_of, pairs, secrets_of
     from underway.kit.ports import BuildRequest
     from underway.wire.oci import Reference
 
@@ -224,13 +240,15 @@ def _execute(wanted: _Wanted) -> None:
             tags=[str(name) for name in names[1:]],
             platform=wanted.platform,
             packing=packing,
+            annotations=pairs(wanted.annotations, "--annotation"),
+            secrets=secrets_of(wanted.secrets),
             lenders=lenders,
             grounds=grounds,
             origins=registries.origins(home, wanted.flags, pulling),
         )
         result, made = Builder(home).make(request, tell, extras)
     if lenders and not wanted.no_push_cache:
-        lenders[0].keep(made.keys, made.shelf)
+        lenders[0].keep(made.keys, made.shelf, tell)
     _deliver(wanted, names, made, home, access, tell)
     tell(f"built {result.digest}: {result.size_bytes / 1e6:.1f} MB")
 

@@ -21,7 +21,7 @@ from underway.capabilities.passage.controller import (
     explain_deployment,
     explain_pod,
 )
-from underway.capabilities.passage.rules import scheduling
+from underway.capabilities.passage.rules import proofs, scheduling
 from underway.capabilities.passage.rules.objects import application_name
 from underway.client import Client, kubeconfig
 from underway.kit import registry
@@ -115,6 +115,9 @@ def ship(
         fitter=ports.get("source-fitter"),
         builder=ports.get("image-builder"),
         clock=SystemClock(),
+        scanner=ports.find("image-scanner"),
+        signer=ports.find("image-signer"),
+        recorder=ports.find("provenance-recorder"),
     )
     order = Order(root, application, namespace, port, timeout_s)
     shipment = Shipment(order, tools, Progress(to_stderr=output == "json", verbose=verbose))
@@ -191,6 +194,8 @@ def _print_explanation(found: Object) -> None:
     click.echo(f"  inputs   {image.get('inputsDigest', '-')}")
     for base in image.get("bases") or ():
         click.echo(f"  base     {base['reference']} {base['digest']} ({base['origin']})")
+    for line in proofs.lines(image):
+        click.echo(f"  {line}")
     click.echo(f"source     {source.get('path', '-')} {source['digest']}")
     commit = source.get("commit") or "none: not a git checkout"
     click.echo(f"  commit   {commit}{' (modified)' if source.get('modified') else ''}")

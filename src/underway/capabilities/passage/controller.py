@@ -7,6 +7,7 @@ passage; what was applied is undone.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
@@ -26,6 +27,7 @@ from underway.api.resources import (
 from underway.base.clock import Clock, rfc3339
 from underway.base.errors import (
     BadRequest,
+    InternalError,
     NotFound,
     RequestTimeout,
     UnderwayError,
@@ -43,14 +45,26 @@ from underway.capabilities.passage.model import (
     Source,
     Step,
 )
-from underway.capabilities.passage.rules import objects, rollouts, scheduling
+from underway.capabilities.passage.rules import objects, proofs, rollouts, scheduling
 from underway.client import Client
 from underway.client.discovery import Discovery
-from underway.kit.ports import BuildRequest, BuildResult, FittedSource, ImageBuilder, SourceFitter
+from underway.kit.ports import (
+    BuildRequest,
+    BuildResult,
+    FittedSource,
+    ImageBuilder,
+    ImageScanner,
+    ImageSigner,
+    ProvenanceRecorder,
+    ScanSummary,
+    ShippedImage,
+    SourceFitter,
+)
 
 FIELD_MANAGER = "underway-ship"
 _LOG_LINES = 20
 _POLL_S = 0.1
+_PROOF_S = 120.0  # that a step which only looks or vouches may take
 
 
 class Reporter(Protocol):
@@ -82,13 +96,16 @@ class Order:
 
 @dataclass(frozen=True, slots=True)
 class Tools:
-    """What a shipment works with."""
+    """What a shipment works with; scanner, signer and recorder where somebody provides them."""
 
     client: Client
     settings: Settings
     fitter: SourceFitter
     builder: ImageBuilder
     clock: Clock
+    scanner: ImageScanner | None = None
+    signer: ImageSigner | None = None
+    recorder: ProvenanceRecorder | None = None
 
 
 class Shipment:
@@ -132,6 +149,8 @@ class Shipment:
         async with self._step("build") as step:
             built = await self._build(fitted)
             step.message = _build_message(built)
+        if not self._settled:
+            await self._prove(source, built)
         async with self._step("apply") as step:
             await self._apply(fitted, built)
             step.message = ", ".join(
@@ -142,8 +161,25 @@ class Shipment:
             step.message = await self._wait_for_rollout()
         async with self._step("probe") as step:
             step.message = await self._probe()
+        if not self._settled:
+            await self._note_deployment(built)
         async with self._step("prune") as step:
             step.message = await self._prune()
+
+    @asynccontextmanager
+    async def _advisory(self, name: str) -> AsyncIterator[Step]:
+        """A step whose failure is reported and does not stop the passage."""
+        with contextlib.suppress(UnderwayError):
+            async with self._step(name) as step:
+                try:
+                    async with asyncio.timeout(_PROOF_S):
+                        yield step
+                except UnderwayError:
+                    raise
+                except TimeoutError as error:
+                    raise RequestTimeout(f"not done after {_PROOF_S:g} s") from error
+                except Exception as error:  # whatever breaks in a prover, the passage goes on
+                    raise InternalError(f"{type(error).__name__}: {error}") from error
 
     @asynccontextmanager
     async def _step(self, name: str) -> AsyncIterator[Step]:
@@ -217,9 +253,62 @@ class Shipment:
         }
         return built
 
+    async def _prove(self, source: Source, built: BuildResult) -> None:
+        """Scan, sign and attest, where somebody can; what fails is reported and stops nothing."""
+        tools, image = self._tools, _by_digest(built)
+        scan: ScanSummary | None = None
+        if tools.scanner is not None:
+            async with self._advisory("scan") as step:
+                scan = await run_blocking(tools.scanner.scan, image, self._report.line)
+                self._outcome.image["scan"] = proofs.scan_status(scan)
+                step.message = proofs.scan_message(scan)
+        if tools.signer is not None:
+            async with self._advisory("sign") as step:
+                signed = await run_blocking(tools.signer.sign, image)
+                self._outcome.image["signatures"] = [proofs.signed_status(signed)]
+                step.message = f"signed by {signed.key_id[:16]}"
+        if tools.recorder is not None:
+            async with self._advisory("attest") as step:
+                shipped = self._shipped(source, built)
+                attached = await run_blocking(tools.recorder.record, shipped, scan)
+                self._outcome.image["attestations"] = [
+                    proofs.signed_status(each) for each in attached
+                ]
+                step.message = proofs.attest_message(attached)
+
+    def _shipped(self, source: Source, built: BuildResult) -> ShippedImage:
+        begun = next(step for step in self._outcome.steps if step.name == "build")
+        described = {
+            name: value
+            for name, value in (
+                ("digest", source.digest),
+                ("repository", source.repository),
+                ("commit", "" if source.modified else source.commit),
+            )
+            if value
+        }
+        return ShippedImage(
+            built.reference,
+            built.digest,
+            described,
+            {"application": self._order.application, "language": source.language},
+            {base.reference: base.digest for base in built.bases},
+            begun.started_at,
+            rfc3339(self._tools.clock.now()),
+        )
+
+    async def _note_deployment(self, built: BuildResult) -> None:
+        if self._tools.recorder is None:
+            return
+        place = f"{self._order.namespace}/{self._order.application}"
+        try:
+            await run_blocking(self._tools.recorder.deployed, _by_digest(built), place)
+        except UnderwayError as error:
+            self._report.line(f"the deployment was not noted: {error}")
+
     async def _apply(self, fitted: FittedSource, built: BuildResult) -> None:
         assert self._passage is not None
-        image = f"{built.reference.partition('@')[0].rpartition(':')[0]}@{built.digest}"
+        image = _by_digest(built)
         documents = await run_blocking(backend.read_manifests, fitted.manifests)
         rendered = objects.render(
             documents,
@@ -228,7 +317,8 @@ class Shipment:
             application=self._order.application,
         )
         self._outcome.inventory = [self._reference(obj) for obj in rendered]
-        await self._record("Running", "")
+        if not self._settled:
+            await self._record("Running", "")
         for obj in rendered:
             await self._apply_one(obj)
 
@@ -388,6 +478,10 @@ class Shipment:
             self._order.namespace,
             subresource="status",
         )
+
+
+def _by_digest(built: BuildResult) -> str:
+    return f"{built.reference.partition('@')[0].rpartition(':')[0]}@{built.digest}"
 
 
 def _build_message(built: BuildResult) -> str:

@@ -27,6 +27,7 @@ CAPABILITY = Capability(
             "podgc",
             "budgets",
             "autoscaler",
+            "aggregation",
         )
     ),
     permissions="underway.capabilities.workloads.permissions:ROLES",

@@ -23,10 +23,11 @@ _MEMORY_WANTED_BYTES = 1024**3
 
 # Program -> (what it is for, Debian package, whether the main job needs it).
 _PROGRAMS = {
+    "apt-get": ("solves what base images are assembled from", "apt", True),
     "conmon": ("keeps containers and their logs", "conmon", True),
     "git": ("names the commit that is shipped", "git", False),
+    "gpgv": ("verifies Debian's package lists", "gpgv", True),
     "ip": ("makes the pods' network", "iproute2", True),
-    "mmdebstrap": ("assembles base images from Debian packages", "mmdebstrap", True),
     "nft": ("programs Services", "nftables", True),
     "runc": ("runs containers", "runc", True),
 }

@@ -33,11 +33,17 @@ from underway.server.admission.write import CREATE, DELETE, Write
 from underway.server.call import not_found, refused
 from underway.server.catalog import Catalog
 from underway.server.evaluating import Evaluations
+from underway.server.identity import Attributes
 from underway.server.rbac import Rbac
 from underway.server.store import Key, Store
 
 IMMORTAL_NAMESPACES = ("default", "kube-system", "kube-public")
 _RBAC = "rbac.authorization.k8s.io"
+_AGGREGATION = "aggregationRule"
+_EVERYTHING = (
+    {"verbs": ["*"], "apiGroups": ["*"], "resources": ["*"]},
+    {"verbs": ["*"], "nonResourceURLs": ["*"]},
+)
 
 
 def _nothing() -> None:
@@ -188,13 +194,25 @@ class Admission:
         """Nobody gives what they do not have."""
         new, old = write.new, write.old
         assert new is not None
-        namespace = namespace_of(new)
-        if "bindings" in write.served.storage:
-            if old is None or new.get("subjects") != old.get("subjects"):
-                rules = list(self._rbac.role_rules(new.get("roleRef") or {}, namespace))
-                self._rbac.check_grant(write.user, rules, namespace)
-        elif old is None or new.get("rules") != old.get("rules"):
-            self._rbac.check_grant(write.user, new.get("rules") or (), namespace)
+        namespace, resource = namespace_of(new), write.served.resource.plural
+        if "bindings" in resource:
+            if old is not None and new.get("subjects") == old.get("subjects"):
+                return
+            role = new.get("roleRef") or {}
+            verb, resource = "bind", f"{role.get('kind', '')}s".lower()
+            name, rules = str(role.get("name") or ""), list(self._rbac.role_rules(role, namespace))
+        else:
+            if old is not None and all(new.get(x) == old.get(x) for x in ("rules", _AGGREGATION)):
+                return
+            verb, name, rules = "escalate", write.name, new.get("rules") or []
+            if new.get(_AGGREGATION):
+                # It may come to hold whatever is labelled so.
+                rules = [*rules, *_EVERYTHING]
+        asked = Attributes(verb, _RBAC, "v1", resource, namespace=namespace, name=name)
+        if not self._rbac.allows(write.user, asked):
+            why = self._rbac.lacks(write.user, rules, namespace)
+            if why:
+                raise refused(Forbidden, write.served, write.name, why)
 
     def _check_delete(self, write: Write) -> None:
         if write.served.storage == "namespaces" and write.name in IMMORTAL_NAMESPACES:

@@ -1,10 +1,10 @@
 """Base images by declaration, and those of them that stand in for well-known images.
 
 A declaration (``bases/*.yaml``, or a user's file) is locked to exact packages, which are assembled
-without running their scripts; its ``steps``, if any, run on top. Stand-ins are for networks where the
-usual registries cannot be reached. What is made lies in ``UNDERWAY_BASE_CACHE`` (a directory several
-homes may share; by default ``builds/bases`` of the home) with its lock, its list of packages and
-its bill of materials.
+without running their scripts; its ``steps``, if any, run on top. Stand-ins are for networks where
+the usual registries cannot be reached. What is made lies in ``UNDERWAY_BASE_CACHE`` (a directory
+several homes may share; by default ``builds/bases`` of the home) with its lock, its list of
+packages and its bill of materials.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ import os
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
 from importlib.resources import files
 from pathlib import Path
@@ -24,12 +24,13 @@ from tempfile import TemporaryDirectory
 import msgspec
 
 from underway.base.clock import Clock, SystemClock
-from underway.base.errors import BadRequest, NotFound
+from underway.base.errors import BadRequest, NotFound, ServiceUnavailable
 from underway.base.files import write_atomic
 from underway.base.home import Home
 from underway.capabilities.build.backend import layout as layouts
-from underway.capabilities.build.backend import machine
+from underway.capabilities.build.backend import machine, origins
 from underway.capabilities.build.backend.debian import archives, assembly
+from underway.capabilities.build.backend.debian.unpacking import MERGED
 from underway.capabilities.build.backend.execution import Execution, Job
 from underway.capabilities.build.backend.rooms import room
 from underway.capabilities.build.backend.shelf import Shelf
@@ -47,6 +48,7 @@ from underway.capabilities.build.rules.declaration import Declaration, Document
 from underway.capabilities.build.rules.keys import DEFAULT_EPOCH_S, framed
 from underway.kit.ports import BaseImage, Progress
 from underway.linux.mounts import with_own_mounts
+from underway.transport.registry import RegistryClient, repository_for
 from underway.wire import oci
 from underway.wire.dockerfile import parse
 
@@ -56,6 +58,7 @@ PACKAGES = "dev.underway.packages"
 PACKAGES_FILE = "packages.txt"
 LOCK_FILE = "lock.json"
 SBOM_FILE = "sbom.cdx.json"
+SBOM_MEDIA_TYPE = "application/vnd.cyclonedx+json"
 _SCRIPTLESS = "underway.invalid/scriptless"
 _DECLARATIONS = "underway.capabilities.build.bases"
 
@@ -88,7 +91,9 @@ def shipped() -> Mapping[str, Document]:
 def _shipped(name: str) -> tuple[str, str]:
     file = files(_DECLARATIONS) / f"{name}.yaml"
     if not re.fullmatch(r"[a-z0-9-]+", name) or not file.is_file():
-        known = sorted(e.name[:-5] for e in files(_DECLARATIONS).iterdir() if e.name[-5:] == ".yaml")
+        known = sorted(
+            e.name[:-5] for e in files(_DECLARATIONS).iterdir() if e.name[-5:] == ".yaml"
+        )
         raise NotFound(f"there is no base {name}", hint=f"there are {', '.join(known)}")
     return file.read_text(), f"{name}.yaml"
 
@@ -142,6 +147,7 @@ class StandIns:
 
     home: Home
     clock: Clock
+    shared: archives.Packages | None = None
 
     def offers(self, reference: str) -> bool:
         """Whether a stand-in for this reference can be made."""
@@ -190,14 +196,22 @@ class StandIns:
             if (folder / "layout" / "oci-layout").exists():
                 return folder
             tell(f"assembling {shown or chain[-1].title} (kept for later builds)")
-            locked = self.lock(chain, tell, below)
-            made = self._made(chain, len(chain) - 1, start, locked, tell, cached=False)
+            try:
+                locked = self.lock(chain, tell, below)
+            except (BadRequest, ServiceUnavailable):
+                if below is None:
+                    raise
+                tell(
+                    f"{chain[-2].title} as kept here is older than the archives: made anew with it"
+                )
+                below, start = None, Image()
+                locked = self.lock(chain, tell)
+            first = len(below.layers) if below else 0
+            made = self._made(chain, first, start, locked, tell, cached=False)
             self._keep(folder, made, shown)
         return folder
 
-    def lock(
-        self, chain: Sequence[Declaration], tell: Progress, below: Lock | None = None
-    ) -> Lock:
+    def lock(self, chain: Sequence[Declaration], tell: Progress, below: Lock | None = None) -> Lock:
         """Choose the versions of all packages; with ``below``, those under the top as there.
 
         Raises:
@@ -236,7 +250,7 @@ class StandIns:
 
     def packages(self) -> archives.Packages:
         """The packages fetched so far."""
-        return archives.Packages(self._cache() / "packages")
+        return self.shared or archives.Packages(self._cache() / "packages")
 
     def _name(self, reference: oci.Reference) -> str:
         """The shipped base, with its variant, that stands in for a reference."""
@@ -332,6 +346,81 @@ def installed_in(image: Image, shelf: Shelf) -> Iterator[dict[str, str]]:
                 for each in installed(file.read_text(encoding="utf-8")):
                     parts.setdefault(each["Package"], each)
     yield from parts.values()
+
+
+@dataclass(frozen=True)
+class Verified:
+    """What checking an image found; ``changed`` are files other than those in their packages."""
+
+    packages: int
+    digest: str
+    again: str
+    files: int
+    changed: tuple[str, ...]
+
+
+def verify(
+    stand_ins: StandIns, chain: Sequence[Declaration], locked: Lock, tell: Progress
+) -> Verified:
+    """Check packages against their lock, and the image against what they make once more.
+
+    Raises:
+        ServiceUnavailable: a package cannot be had, or is not what was locked.
+    """
+    store, sources = stand_ins.packages(), archives.of_machine(chain[-1].spec.suite)
+    store.fetch(locked.packages(), sources, tell)
+    for each in locked.packages():
+        archives.verified(store.path(each), each)
+    made = stand_ins.make(chain, locked, tell)
+    with TemporaryDirectory(prefix="underway-verify-", dir=stand_ins.home.root) as folder:
+        other = replace(stand_ins, home=Home(Path(folder)), shared=store)
+        again = other.make(chain, locked, tell, cached=False).digest
+    shelf = Shelf(stand_ins.home)
+    files_seen, changed = _compared(made.image, shelf)
+    return Verified(len(locked.packages()), made.digest, again, files_seen, tuple(changed))
+
+
+def _compared(image: Image, shelf: Shelf) -> tuple[int, list[str]]:
+    """Compare files in the layers with the MD5 sums their packages came with."""
+    trees = [shelf.layers.path(layer.diff_id) for layer in reversed(image.layers)]
+    count, changed = 0, []
+    for tree in trees:
+        for sums in (tree / "var/lib/dpkg").glob("*/*md5sums"):
+            for line in sums.read_text(errors="surrogateescape").splitlines():
+                digest, _, name = line.partition("  ")
+                top, _, rest = name.partition("/")
+                at = f"usr/{name}" if top in MERGED else name
+                file = tree / at
+                if not rest or file.is_symlink() or not file.is_file():
+                    continue  # left out, diverted, or taken over by a layer above
+                count += 1
+                if hashlib.md5(file.read_bytes()).hexdigest() != digest:  # noqa: S324  # dpkg's
+                    changed.append(f"/{name}")
+    return count, changed
+
+
+def push(home: Home, reference: oci.Reference, made: Made) -> None:
+    """Push an image to the platform's registry, and attach its bill of materials to it.
+
+    Raises:
+        UnderwayError: the registry refused, or cannot be reached.
+    """
+    settings = home.load_settings()
+    repository = repository_for(reference, settings)
+    empty = b"{}"
+    with RegistryClient.of_platform(home, settings) as client:
+        origins.push(client, repository, reference.tag, made.documents, made.image, Shelf(home))
+        manifest = layouts.encode({
+            "schemaVersion": 2,
+            "mediaType": oci.MANIFEST,
+            "artifactType": SBOM_MEDIA_TYPE,
+            "config": oci.Descriptor.of(oci.EMPTY, empty).as_dict(),
+            "layers": [oci.Descriptor.of(SBOM_MEDIA_TYPE, made.sbom).as_dict()],
+            "subject": oci.Descriptor.of(oci.MANIFEST, made.documents.manifest).as_dict(),
+        })  # fmt: skip
+        for data in (empty, made.sbom):
+            client.push_blob(repository, oci.digest_of(data), [data], len(data))
+        client.push_manifest(repository, oci.digest_of(manifest), manifest, oci.MANIFEST)
 
 
 @contextmanager

@@ -12,7 +12,6 @@ from underway.base.clock import Clock, SystemClock
 from underway.base.errors import BadRequest
 from underway.base.home import Home
 from underway.capabilities.build.backend import garbage, layout
-from underway.capabilities.build.backend.caches import inline
 from underway.capabilities.build.backend.execution import Execution, Job, Outcome
 from underway.capabilities.build.backend.grounds import Grounds
 from underway.capabilities.build.backend.lending import Lender
@@ -20,6 +19,7 @@ from underway.capabilities.build.backend.origins import Origins, push
 from underway.capabilities.build.backend.outputs import Index, Made, push_index
 from underway.capabilities.build.backend.rooms import room
 from underway.capabilities.build.backend.shelf import Shelf
+from underway.capabilities.build.backend.stopping import Stop
 from underway.capabilities.build.backend.trees import Tree
 from underway.capabilities.build.model import Packing
 from underway.kit.ports import BuildRequest, BuildResult, Progress
@@ -109,7 +109,8 @@ class Builder:
             self._home, self._home.load_settings(), shelf, self._stand_ins
         )
         job = _job(request, extras, shelf)
-        with garbage.in_use(self._home), room(self._home) as here:
+        stop = Stop()
+        with garbage.in_use(self._home), room(self._home) as here, stop.on_signals():
             execution = Execution(
                 shelf,
                 here,
@@ -120,11 +121,14 @@ class Builder:
                 grounds=extras.grounds,
                 lenders=extras.lenders,
                 resolve_for=origins.resolver,
+                stop=stop,
             )
             own_mounts = extras.grounds is None
             outcome = with_own_mounts(execution.run) if own_mounts else execution.run()
             annotations = dict(extras.annotations)
             if extras.inline_cache:
+                from underway.capabilities.build.backend.caches import inline
+
                 own = outcome.keys[len(outcome.keys) - outcome.own_keys :]
                 annotations |= inline(own, outcome.image.layers)
             documents = layout.documents(outcome.image, job.epoch_s, annotations, job.platform)

@@ -51,7 +51,7 @@ def unpacked(archive: str, sub_path: str = "") -> Iterator[Path]:
         folder = Path(made) / "context"
         folder.mkdir()
         unpack_archive(file, folder)
-        yield _below(folder, sub_path)
+        yield directory(folder, sub_path)
 
 
 @contextlib.contextmanager
@@ -65,7 +65,7 @@ def cloned(source: GitSource, sub_path: str = "") -> Iterator[Path]:
     with _temporary() as made:
         folder = Path(made) / "repository"
         check_out(source, folder)
-        yield _below(folder, source.folder or sub_path)
+        yield directory(folder, source.folder or sub_path)
 
 
 def check_out(source: GitSource, folder: Path, *, keep_git: bool = False) -> str:
@@ -153,7 +153,12 @@ def _spool(file: Path) -> None:
             stream.write(chunk)
 
 
-def _below(folder: Path, sub_path: str) -> Path:
+def directory(folder: Path, sub_path: str) -> Path:
+    """A directory of a context.
+
+    Raises:
+        BadRequest: it is not there.
+    """
     found = inside(folder, sub_path)
     if not found.is_dir():
         raise BadRequest(f"the build context has no directory {sub_path}")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import os
 import tarfile
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
@@ -17,6 +18,8 @@ from underway.linux.layers import decompressed
 from underway.wire import oci
 
 DOWNLOAD_BYTES_MAX = 8 << 30
+DISK_BYTES_MIN = 128 << 20
+GLANCE_BYTES = 64 << 20
 _TIMEOUT_S = 60.0
 _MAGIC = {
     b"\x1f\x8b": "gzip",
@@ -117,8 +120,21 @@ def unpack_archive(path: Path, folder: Path) -> Tree:
     Raises:
         BadRequest: it is broken, or an entry leads out of it.
     """
-    layer_tar.unpack(_Chunks(_plain(path)), folder)
+    layer_tar.unpack(_Chunks(_bounded(_plain(path), folder)), folder)
     return Tree(folder, what="archive")
+
+
+def _bounded(chunks: Iterable[bytes], folder: Path) -> Iterator[bytes]:
+    """The same chunks, as long as the disk has room: a small archive may unpack to anything."""
+    unseen = 0
+    for chunk in chunks:
+        unseen += len(chunk)
+        if unseen > GLANCE_BYTES:
+            unseen = 0
+            disk = os.statvfs(folder)
+            if disk.f_bavail * disk.f_frsize < DISK_BYTES_MIN:
+                raise BadRequest(f"the archive leaves less than {DISK_BYTES_MIN >> 20} MiB of disk")
+        yield chunk
 
 
 def _compression(path: Path) -> str:

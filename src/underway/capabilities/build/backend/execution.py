@@ -67,7 +67,9 @@ class Execution:
         hide = hiding(job.secrets.values())
         self._tell: Progress = lambda line: progress(hide(line))
         variables = machine.platform_args(job.platform)
-        self._plan = stage_rules.plan(job.dockerfile, job.target, job.build_args, variables)
+        self._plan = stage_rules.plan(
+            job.dockerfile, job.target, job.build_args, variables, job.contexts
+        )
         self._finished: dict[int, StageState] = {}
         self._bases: dict[tuple[str, str], tuple[Image, BaseImage]] = {}
         self._locks: dict[tuple[str, str], threading.Lock] = {}

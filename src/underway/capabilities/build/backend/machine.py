@@ -37,8 +37,8 @@ def probe() -> Probe:
         return Skip("building needs root", "run the platform as root")
     if not shutil.which("runc"):
         return Error("runc is not installed", "apt-get install runc")
-    if not shutil.which("mmdebstrap"):
-        return Error("mmdebstrap is not installed", "apt-get install mmdebstrap")
+    if not shutil.which("gpgv"):
+        return Error("gpgv is not installed", "apt-get install gpgv")
     return Ready()
 
 

@@ -52,9 +52,7 @@ class Source:
 
 def _client_of(each: Upstream) -> RegistryClient:
     ca_file = Path(each.ca_file) if each.ca_file else None
-    return RegistryClient(
-        each.url, ca_file=ca_file, username=each.username, password=each.password
-    )
+    return RegistryClient(each.url, ca_file=ca_file, username=each.username, password=each.password)
 
 
 def upstreams(file: Path) -> list[Upstream]:

@@ -23,6 +23,7 @@ import msgspec
 
 from underway.base.errors import ServiceUnavailable, UnderwayError
 from underway.capabilities.build.backend import machine
+from underway.capabilities.build.backend.delivery import DISK_BYTES_MIN
 from underway.capabilities.build.backend.paths import inside, read_text
 from underway.capabilities.build.backend.rooms import RUNTIME, Room
 from underway.capabilities.build.backend.stopping import Stop
@@ -41,7 +42,7 @@ from underway.linux.oci_runtime import bounding_capabilities
 
 TAIL_LINES = 20
 LINE_CHARS_MAX = 4096
-DISK_BYTES_MIN = 128 << 20
+Tell = Callable[[str], object]
 _GLANCE_S = 1.0
 _LENT_FILES = (Path("/etc/resolv.conf"), Path("/etc/hosts"))
 
@@ -77,9 +78,7 @@ class Ended:
     tail: tuple[str, ...]
 
 
-def run(
-    room: Room, root: Path, command: Command, tell: Callable[[str], object], stop: Stop
-) -> Ended:
+def run(room: Room, root: Path, command: Command, tell: Tell, stop: Stop) -> Ended:
     """Run a command in the image mounted at ``root`` and wait for it.
 
     Args:
@@ -183,9 +182,7 @@ def _without_traces(root: Path, targets: Sequence[str]) -> Iterator[None]:
                     path.unlink()
 
 
-def _watch(
-    room: Room, bundle: Path, command: Command, tell: Callable[[str], object], stop: Stop
-) -> Ended:
+def _watch(room: Room, bundle: Path, command: Command, tell: Tell, stop: Stop) -> Ended:
     log = room.path / "runtime.log"
     name = f"build-{room.id}"
     head = [RUNTIME, "--root", str(room.runtime_state), "--log", str(log), "--log-format", "json"]
@@ -202,12 +199,15 @@ def watch(
     argv: Sequence[str],
     room: Room,
     command: Command,
-    tell: Callable[[str], object],
+    tell: Tell,
     stop: Stop,
     end: Callable[[], object],
+    started: Callable[[int], object] = lambda _pid: None,
     **options: Any,
 ) -> Ended:
     """Start a process and follow it to its end; ``end`` is what stops it and all it started.
+
+    ``started`` is told its process id, ``options`` are of ``subprocess.Popen``.
 
     Raises:
         StepFailed: it took longer than it may, or filled the disk.
@@ -229,6 +229,7 @@ def watch(
             raise ServiceUnavailable(
                 f"{argv[0]} is not installed", hint=f"apt-get install {argv[0]}"
             ) from error
+        started(process.pid)
         with process, guard:
             try:
                 assert process.stdout is not None

@@ -104,7 +104,7 @@ class Tree:
         if kind == stat.S_IFLNK:
             return os.readlink(entry.full)  # noqa: PTH115  # a text, not a path to follow
         if kind != stat.S_IFREG:
-            return ""
+            return str(entry.status.st_rdev)
         try:
             return self._digests.of(entry.full, entry.status)
         except OSError as error:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 
 from underway.base.errors import BadRequest
@@ -44,7 +44,11 @@ class Plan:
 
 
 def plan(
-    dockerfile: Dockerfile, target: str, build_args: Mapping[str, str], machine: Mapping[str, str]
+    dockerfile: Dockerfile,
+    target: str,
+    build_args: Mapping[str, str],
+    machine: Mapping[str, str],
+    named: Collection[str] = (),
 ) -> Plan:
     """Choose the stages that the target needs.
 
@@ -53,6 +57,7 @@ def plan(
         target: a stage's name or number; empty for the last.
         build_args: ``--build-arg`` values.
         machine: the platform arguments (``TARGETARCH`` ...).
+        named: names of contexts, which stand for stages of those names.
 
     Raises:
         BadRequest: no such target, or a FROM that comes to nothing.
@@ -72,12 +77,16 @@ def plan(
             raise BadRequest(f"{dockerfile.file}: no stage {target!r}", hint=f"there are: {names}")
         last = found
     plans: dict[int, StagePlan] = {}
-    _need(dockerfile, last, variables, plans)
+    _need(dockerfile, last, variables, plans, named)
     return Plan(dockerfile, variables, tuple(plans[index] for index in sorted(plans)))
 
 
 def _need(
-    dockerfile: Dockerfile, index: int, variables: Mapping[str, str], plans: dict[int, StagePlan]
+    dockerfile: Dockerfile,
+    index: int,
+    variables: Mapping[str, str],
+    plans: dict[int, StagePlan],
+    named: Collection[str],
 ) -> None:
     pending = [index]
     while pending:
@@ -93,12 +102,14 @@ def _need(
                 "give its ARG a default before the first FROM, or pass --build-arg",
             )
         base = next((s.index for s in dockerfile.stages[:index] if s.name == image.lower()), None)
+        base = None if image in named else base
         needed = [] if base is None else [base]
         for step in stage.steps:
             names = [step.stage] if isinstance(step, Copy) and step.stage else []
             if isinstance(step, Run):
                 names += [m["from"] for m in step.mounts if m.get("from")]
-            needed += [i for i in (_find(dockerfile, n, index) for n in names) if i is not None]
+            found = (_find(dockerfile, n, index) for n in names if n not in named)
+            needed += [i for i in found if i is not None]
         base_image = "" if base is not None else image
         plans[index] = StagePlan(stage, base, base_image, tuple(sorted(set(needed))))
         pending += needed

@@ -6,8 +6,9 @@ import msgspec
 
 from underway.base.home import Home
 from underway.capabilities.scan.backend.scanner import Scanner, Subject
+from underway.capabilities.scan.model import Match
 from underway.capabilities.scan.rules import reports, sbom
-from underway.kit.ports import ImageScanner, Progress, ScanSummary
+from underway.kit.ports import ImageScanner, Progress, ScanSummary, Vulnerability
 from underway.transport.registry import RegistryClient, repository_for
 from underway.wire import oci
 
@@ -39,7 +40,15 @@ class PlatformScanner:
             fixable=sum(bool(each.fixed) for each in report.matches),
             advisories_updated_at=report.advisories_updated_at,
             sbom_digest=attach_sbom(self._home, reference, subject),
+            found=tuple(_vulnerability(each) for each in reports.ordered(report.matches)),
         )
+
+
+def _vulnerability(match: Match) -> Vulnerability:
+    advisory, package = match.advisory, match.package
+    return Vulnerability(
+        advisory.id, advisory.severity, package.name, package.version, match.fixed, advisory.aliases
+    )
 
 
 def attach_sbom(home: Home, reference: str, subject: Subject) -> str:

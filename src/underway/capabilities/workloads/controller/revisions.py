@@ -63,10 +63,13 @@ async def sync(manager: Manager, revisions: Informer, owner: Object) -> Revision
     number = max((each.get("revision") or 0 for each in found), default=0) + 1
     current = next((each for each in found if name_of(each) == name), None)
     if current is None:
+        # A revision of the same content under another name is as good: nothing is rolled for it.
+        current = next((each for each in reversed(found) if template_of(each) == template), None)
+    if current is None:
         current = await _create(manager, owner, template, name, digest, number)
     elif current is not found[-1]:
         current = await manager.client.replace(CONTROLLERREVISIONS, {**current, "revision": number})
-    rest = [each for each in found if name_of(each) != name]
+    rest = [each for each in found if name_of(each) != name_of(current)]
     return Revisions((*rest, current))
 
 

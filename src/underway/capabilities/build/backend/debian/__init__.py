@@ -1,0 +1,1 @@
+"""Debian packages into file systems, without running any of their scripts."""

@@ -1,0 +1,1 @@
+"""Where images come from, what is known of them, and which of them may run."""

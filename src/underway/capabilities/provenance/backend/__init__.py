@@ -1,0 +1,1 @@
+"""What is kept and fetched: notes, links, keys, and evidence about images."""

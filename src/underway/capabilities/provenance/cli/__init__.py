@@ -1,0 +1,1 @@
+"""``underway provenance`` and ``underway policy``."""

@@ -1,0 +1,1 @@
+"""Grafeas over HTTP, and over gRPC for those who ask for it."""

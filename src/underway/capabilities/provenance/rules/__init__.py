@@ -1,0 +1,1 @@
+"""Pure decisions: in-toto layouts, provenance, Grafeas filters and image policies."""

@@ -1,0 +1,1 @@
+"""Signatures, attestations, TUF repositories and the Notary service."""

@@ -1,0 +1,1 @@
+"""Keys, logs and repositories on disk, and signatures in registries."""
