@@ -134,4 +134,5 @@ def test_every_capability_with_controllers_has_a_role():
         for target in each.controllers
         if not permissions.role_of(each, target).rules
     ]
-    assert not lacking
+    # It signs files of its own anew and asks the cluster for nothing.
+    assert lacking == ["underway.capabilities.signing.controller:setup"]
