@@ -1,0 +1,1 @@
+"""Behaviour tests named after Kubernetes' conformance tests; docs/conformance.md is their table."""
