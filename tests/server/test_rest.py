@@ -612,3 +612,26 @@ def test_a_namespace_made_by_apply_is_furnished_like_any_other(tmp_path):
         assert account["metadata"]["namespace"] == "applied"
 
     serve(tmp_path, scenario)
+
+
+def test_whoever_tries_again_after_a_conflict_lets_the_write_happen(tmp_path):
+    async def count(client, times):
+        for _ in range(times):
+            while True:
+                current = await client.get(CONFIGMAPS, "a", "default")
+                current["data"]["n"] = str(int(current["data"]["n"]) + 1)
+                try:
+                    await client.replace(CONFIGMAPS, current)
+                    break
+                except Conflict:
+                    continue
+
+    async def scenario(_server, client):
+        await client.create(CONFIGMAPS, configmap("a", n="0"), "default")
+        async with asyncio.timeout(30), asyncio.TaskGroup() as group:
+            for _ in range(5):
+                group.create_task(count(client, 10))
+        found = await client.get(CONFIGMAPS, "a", "default")
+        assert found["data"]["n"] == "50"
+
+    serve(tmp_path, scenario)
