@@ -116,11 +116,7 @@ class Signer:
 
     def verify(self, reference: str) -> tuple[Signed, ...]:
         """The signatures of an image that verify with keys trusted here; empty for none."""
-        return tuple(
-            _signed(each)
-            for each in self.check(reference).signatures
-            if each.verified
-        )
+        return tuple(_signed(each) for each in self.check(reference).signatures if each.verified)
 
     def attestations(self, reference: str) -> tuple[tuple[Signed, Mapping[str, object]], ...]:
         """The verified attestations of an image with their in-toto statements; empty for none."""
