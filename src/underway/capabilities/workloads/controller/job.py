@@ -103,7 +103,8 @@ class Jobs:
     async def _act(self, job: Object, found: rules.Tally) -> tuple[str, float | None]:
         plan = rules.plan(job, found, self._manager.clock.now())
         if plan.delete:
-            return await self._control.delete(job, plan.delete), None
+            # Let go first: a pod that the Job itself takes away is none that failed.
+            return await self._control.delete(job, await self._release(plan.delete)), None
         pods = [_pod(job, index, found.indexes) for index in plan.create]
         return await self._control.create(job, pods), plan.wait_s
 
@@ -116,17 +117,21 @@ class Jobs:
         ]
         await self._release(gone)
 
-    async def _release(self, pods: Iterable[Object]) -> None:
+    async def _release(self, pods: Iterable[Object]) -> list[Object]:
+        """Take the finalizer off pods; gives those that have none now."""
+        released: list[Object] = []
         async with asyncio.TaskGroup() as group:
             for pod in pods:
-                group.create_task(self._release_one(pod))
+                group.create_task(self._release_one(pod, released))
+        return released
 
-    async def _release_one(self, pod: Object) -> None:
+    async def _release_one(self, pod: Object, released: list[Object]) -> None:
         try:
             await remove_finalizer(self._client, PODS, pod, rules.FINALIZER)
         except Conflict:
             # The cached pod was old; its change wakes the Job again.
             return
+        released.append(pod)
 
     async def _expire(self, job: Object) -> Result:
         left_s = rules.expires_in_s(job, self._manager.clock.now())
