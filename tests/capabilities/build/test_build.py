@@ -447,12 +447,11 @@ def test_a_killed_build_leaves_nothing_that_the_next_does_not_clear(yard):
     process.send_signal(signal.SIGKILL)
     process.wait()
     process.stderr.close()
-    group = f"/underway-{yard.home.id}"
+    group = rooms.cgroup_of(yard.home)
     assert Cgroups().processes(group)
     assert list((yard.home.builds / "run").iterdir())
     yard.build("FROM busybox\nRUN true\n")
     assert not Cgroups().processes(group)
     assert not list((yard.home.builds / "run").iterdir())
     assert str(yard.home.root) not in Path("/proc/self/mounts").read_text()
-    rooms.teardown(yard.home)
     assert not Path("/sys/fs/cgroup/pids", group[1:]).exists()

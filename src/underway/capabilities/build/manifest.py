@@ -24,6 +24,6 @@ CAPABILITY = Capability(
         "image-builder": "underway.capabilities.build.backend.builder:image_builder",
         "base-images": "underway.capabilities.build.backend.bases:base_images",
     },
-    teardown="underway.capabilities.build.backend.rooms:teardown",
+    teardown="underway.capabilities.build.backend.rooms:sweep",
     probe="underway.capabilities.build.backend.machine:probe",
 )

@@ -42,11 +42,10 @@ def room(home: Home) -> Iterator[Room]:
     rooms = home.builds / "run"
     rooms.mkdir(parents=True, exist_ok=True)
     path = rooms / secrets.token_hex(6)
-    made = Room(secrets.token_hex(6), path, f"/underway-{home.id}", path / _STATE)
+    made = Room(secrets.token_hex(6), path, cgroup_of(home), path / _STATE)
     # A new directory is not swept before its owner holds it.
-    with (home.builds / "run.lock").open("w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
-        sweep(home)
+    with _alone(home):
+        _sweep(home)
         made.path.mkdir(mode=0o700)
         held = os.open(made.path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
         fcntl.flock(held, fcntl.LOCK_EX)
@@ -55,13 +54,37 @@ def room(home: Home) -> Iterator[Room]:
     finally:
         _clear(made.path)
         os.close(held)
+        sweep(home)
+
+
+def cgroup_of(home: Home) -> str:
+    """The group that holds the containers of all builds of a home; the last build removes it."""
+    return f"/underway-{home.id}-builds"
+
+
+@contextlib.contextmanager
+def _alone(home: Home) -> Iterator[None]:
+    """While no other build of this home begins or ends."""
+    with (home.builds / "run.lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        yield
 
 
 def sweep(home: Home) -> None:
-    """End the containers and remove the directories of builds that no longer live."""
-    rooms = home.builds / "run"
-    if not rooms.is_dir():
+    """End the containers and remove the directories of builds that no longer live.
+
+    Where none is left, their cgroup goes too.
+    """
+    if not (home.builds / "run").is_dir():
         return
+    with _alone(home):
+        if not _sweep(home):
+            Cgroups().remove(cgroup_of(home))
+
+
+def _sweep(home: Home) -> bool:
+    """The same, while no other build begins or ends; says whether builds are left."""
+    rooms = home.builds / "run"
     for path in rooms.iterdir():
         try:
             held = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
@@ -74,12 +97,7 @@ def sweep(home: Home) -> None:
             continue
         finally:
             os.close(held)
-
-
-def teardown(home: Home) -> None:
-    """End what killed builds left running, and take the platform's cgroup away if it is empty."""
-    sweep(home)
-    Cgroups().remove(f"/underway-{home.id}")
+    return any(rooms.iterdir())
 
 
 def _clear(path: Path) -> None:
