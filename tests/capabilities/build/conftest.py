@@ -82,7 +82,7 @@ def yard_at(folder):
         if CACHE_VARIABLE not in os.environ:
             patch.setenv(CACHE_VARIABLE, "/var/cache/underway/bases")
         yield Yard(home, context)
-    rooms.teardown(home)
+    rooms.sweep(home)
     assert not list((home.builds / "run").glob("*"))
 
 
