@@ -313,3 +313,32 @@ def test_waiting_for_what_never_comes_tells_what_is_there(tmp_path):
                 await env.until(CONFIGMAPS, lambda _all: False, "default", timeout_s=0.1)
 
     asyncio.run(main())
+
+
+def test_a_controller_ends_though_a_task_of_its_reconciler_fails_as_it_is_cancelled(tmp_path):
+    begun = asyncio.Event()
+
+    async def fails_when_cancelled():
+        begun.set()
+        try:
+            await asyncio.Event().wait()
+        except asyncio.CancelledError:
+            raise ServiceUnavailable("gone") from None
+
+    async def reconcile(_request: Request) -> Done:
+        async with asyncio.TaskGroup() as group:
+            group.create_task(fails_when_cancelled())
+        return Done()
+
+    async def main():
+        async with api_server(tmp_path) as server:
+            client = Client(server.as_user("admin", ["system:masters"]))
+            await client.create(CONFIGMAPS, config_map("a"))
+            manager = Manager(client, SystemClock())
+            manager.add(Controller("mine", reconcile, primary=CONFIGMAPS))
+            async with asyncio.timeout(20), asyncio.TaskGroup() as group:
+                running_manager = group.create_task(manager.run())
+                await begun.wait()
+                running_manager.cancel()
+
+    asyncio.run(main())

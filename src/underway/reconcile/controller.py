@@ -215,7 +215,11 @@ class Controller:
         except (UnderwayError, TimeoutError) as error:
             log.warning("%s: %s: %s", self.name, request.key, str(error) or "took too long")
             queue.add_rate_limited(request)
-        except Exception:
+        except Exception as error:
+            task = asyncio.current_task()
+            if task is not None and task.cancelling():
+                # A task group whose member failed meanwhile hides that it was cancelled.
+                raise asyncio.CancelledError from error
             log.exception("%s: %s: reconciling failed", self.name, request.key)
             self._metrics.panics.add(self.name)
             queue.add_rate_limited(request)

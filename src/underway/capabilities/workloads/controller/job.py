@@ -17,7 +17,7 @@ from underway.api.objects import (
     uid_of,
 )
 from underway.api.resources import JOBS, PODS
-from underway.base.errors import Conflict, NotFound, ServiceUnavailable
+from underway.base.errors import Conflict, NotFound, ServiceUnavailable, UnderwayError
 from underway.base.home import Home
 from underway.capabilities.workloads.controller.pods import (
     PodControl,
@@ -118,20 +118,30 @@ class Jobs:
         await self._release(gone)
 
     async def _release(self, pods: Iterable[Object]) -> list[Object]:
-        """Take the finalizer off pods; gives those that have none now."""
+        """Take the finalizer off pods; gives those that have none now.
+
+        Raises:
+            UnderwayError: the first failure, once all were tried.
+        """
         released: list[Object] = []
+        failures: list[UnderwayError] = []
+
+        async def one(pod: Object) -> None:
+            try:
+                await remove_finalizer(self._client, PODS, pod, rules.FINALIZER)
+                released.append(pod)
+            except Conflict:
+                # The cached pod was old; its change wakes the Job again.
+                return
+            except UnderwayError as error:
+                failures.append(error)
+
         async with asyncio.TaskGroup() as group:
             for pod in pods:
-                group.create_task(self._release_one(pod, released))
+                group.create_task(one(pod))
+        if failures:
+            raise failures[0]
         return released
-
-    async def _release_one(self, pod: Object, released: list[Object]) -> None:
-        try:
-            await remove_finalizer(self._client, PODS, pod, rules.FINALIZER)
-        except Conflict:
-            # The cached pod was old; its change wakes the Job again.
-            return
-        released.append(pod)
 
     async def _expire(self, job: Object) -> Result:
         left_s = rules.expires_in_s(job, self._manager.clock.now())
